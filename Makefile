@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+# Makefile: build, install, show and test mod_pubsubpull. `make help` lists the targets.
+
+APXS       ?= $(firstword $(wildcard /usr/bin/apxs /usr/sbin/apxs) apxs)
+PKG_CONFIG ?= pkg-config
+PYTHON     ?= /usr/bin/python3
+DESTDIR    ?=
+prefix     ?= /usr
+sysconfdir ?= /etc
+datadir    ?= $(prefix)/share
+# Empty, or 1: compiler warnings are errors.
+WERROR     ?=
+# Where objects and the module go; `make asan` uses another place.
+BUILD      ?= build
+# Which tests `make test` runs, how many at a time, and more arguments for prove.
+TESTS      ?= t/*.t
+JOBS       ?= 2
+ARGS       ?=
+
+# Debian packages, by what needs them. apache2-bin is httpd without a service that starts by itself.
+PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl-dev pkg-config
+PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
+                 python3 python3-django python3-psycopg2 python3-gunicorn curl
+PACKAGES_TEST  = $(PACKAGES_RUN) postgresql-15-pgtap
+PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 nginx-light wrk
+PACKAGES_LINT  = clang-format clang-tidy cppcheck
+PACKAGES_ASAN  = libasan8 libubsan1
+INSTALL_PACKAGES = sh t/lib/install-packages
+
+MODULE  = $(BUILD)/mod_pubsubpull.so
+SOURCES = mod_pubsubpull.c $(wildcard src/*/*.c)
+HEADERS = $(wildcard src/*/*.h)
+OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
+UNITS   = $(patsubst %.c,$(BUILD)/%,$(wildcard t/unit/test_*.c))
+
+# What httpd and the libraries want, asked when something is compiled and not for `make help` or `make deps`.
+COMPILES := $(filter-out help deps deps-% clean demo test bench lint asan,$(or $(MAKECMDGOALS),all))
+ifneq ($(COMPILES),)
+ifeq ($(shell command -v $(APXS)),)
+$(error $(APXS) is missing: `make deps` installs what the build needs)
+endif
+ask = $(shell $(APXS) -q $(1) 2>/dev/null)
+HTTPD_CFLAGS := $(call ask,EXTRA_CPPFLAGS) $(call ask,CFLAGS) -isystem $(call ask,INCLUDEDIR)
+LIB_CFLAGS := $(patsubst -I%,-isystem %, \
+                $(shell $(PKG_CONFIG) --cflags apr-1 apr-util-1 libpq libcurl libcrypto))
+LIBS       := $(shell $(PKG_CONFIG) --libs libpq libcurl libcrypto)
+APR_LIBS   := $(shell $(PKG_CONFIG) --libs apr-1 apr-util-1)
+LIBEXECDIR := $(call ask,LIBEXECDIR)
+endif
+
+WARNINGS = -Wall -Wextra -Wshadow $(if $(WERROR),-Werror)
+ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SANITIZE) $(CFLAGS)
+
+.DEFAULT_GOAL := all
+.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test unit bench \
+        asan lint lint-tidy lint-scripts format help clean FORCE
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+all: $(MODULE) ## build build/mod_pubsubpull.so (WERROR=1: warnings are errors)
+
+# Only the module record is visible outside: names of ours never meet those of other modules.
+$(MODULE): $(OBJECTS) $(BUILD)/exports.map
+	$(CC) -shared $(SANITIZE) $(LDFLAGS) -Wl,--as-needed -Wl,--version-script=$(BUILD)/exports.map \
+	    -o $@ $(OBJECTS) $(LIBS)
+
+$(BUILD)/exports.map: | $(BUILD)/flags
+	@echo '{ global: pubsubpull_module; local: *; };' > $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Other flags than last time: everything is built again.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(ALL_CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(LDFLAGS)' > $@
+
+# Unit tests take from the archive what they use, so that tests of core need neither httpd nor libpq.
+$(BUILD)/all.a: $(OBJECTS)
+	@rm -f $@ && $(AR) rcs $@ $(OBJECTS)
+
+$(BUILD)/t/unit/test_%: $(BUILD)/t/unit/test_%.o $(BUILD)/all.a
+	$(CC) $(SANITIZE) $(LDFLAGS) -o $@ $< $(BUILD)/all.a -Wl,--as-needed $(LIBS) $(APR_LIBS)
+
+unit: $(UNITS)
+
+-include $(OBJECTS:.o=.d) $(UNITS:=.d)
+
+install: all ## install the module, its configuration and the SQL (DESTDIR=)
+	install -d "$(DESTDIR)$(LIBEXECDIR)" "$(DESTDIR)$(sysconfdir)/apache2/mods-available" \
+	    "$(DESTDIR)$(datadir)/mod_pubsubpull/sql"
+	install -m 0644 $(MODULE) "$(DESTDIR)$(LIBEXECDIR)/"
+	install -m 0644 conf/pubsubpull.load conf/pubsubpull.conf \
+	    "$(DESTDIR)$(sysconfdir)/apache2/mods-available/"
+	install -m 0644 sql/*.sql "$(DESTDIR)$(datadir)/mod_pubsubpull/sql/"
+	cd conf && find backends -type f ! -name '*.pyc' \
+	    -exec install -D -m 0644 '{}' "$(DESTDIR)$(abspath $(datadir))/mod_pubsubpull/{}" ';'
+
+deps: deps-build deps-test ## install the Debian packages that are missing to build, show and test
+deps-build:
+	@$(INSTALL_PACKAGES) $(PACKAGES_BUILD)
+deps-run:
+	@$(INSTALL_PACKAGES) $(PACKAGES_BUILD) $(PACKAGES_RUN)
+deps-test:
+	@$(INSTALL_PACKAGES) $(PACKAGES_BUILD) $(PACKAGES_TEST)
+deps-bench:
+	@$(INSTALL_PACKAGES) $(PACKAGES_BUILD) $(PACKAGES_BENCH)
+deps-lint:
+	@$(INSTALL_PACKAGES) $(PACKAGES_BUILD) $(PACKAGES_LINT)
+
+demo: deps-run ## the whole path on real parts under ./run/ (DEMO=once: ends by itself)
+	@$(MAKE) --no-print-directory -s all
+	@DEMO='$(DEMO)' perl -It/lib t/demo/demo
+
+test: deps-test ## all tests (TESTS='t/one.t', ARGS=-v, JOBS=1)
+	@$(MAKE) --no-print-directory -s all unit WERROR=1
+	@PSP_BUILT=1 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS)
+
+bench: deps-bench ## measure, and print the table of speed
+	@$(MAKE) --no-print-directory -s all
+	@t/bench/run $(ARGS)
+
+asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(INSTALL_PACKAGES) $(PACKAGES_ASAN)
+	@$(MAKE) --no-print-directory -s all unit WERROR=1 BUILD=build/asan \
+	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+	@PSP_BUILT=1 PSP_BUILD=build/asan PSP_SLOW=4 PSP_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
+	    prove -It/lib $(ARGS) $(TESTS)
+
+lint: deps-lint ## clang-format, cppcheck, clang-tidy, and the syntax of the scripts
+	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c)
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
+	    --suppress=missingIncludeSystem --error-exitcode=1 -Isrc $(SOURCES)
+	@$(MAKE) --no-print-directory -s lint-tidy lint-scripts
+
+lint-tidy:
+	clang-tidy --quiet $(SOURCES) -- $(ALL_CFLAGS)
+
+lint-scripts:
+	sh -n t/lib/install-packages
+	bash -n .ci/run
+	for f in t/lib/PspTest.pm t/lib/PspTest/*.pm t/demo/demo t/*.t; do \
+	    perl -It/lib -cw "$$f" 2>&1 | grep -v 'syntax OK$$' && exit 1; done; true
+	find t conf -name '*.py' -exec $(PYTHON) -c \
+	    'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' '{}' +
+
+format: ## let clang-format lay out all C files
+	clang-format -i $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+clean: ## remove what was built, and ./run/
+	rm -rf build run

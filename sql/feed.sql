@@ -1,0 +1,247 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- feed.sql: where a follower stands in the log, and what comes next: snapshots, not ids.
+--
+-- Ids are drawn before commit, so "id greater than the last I saw" loses rows. A position therefore holds the snapshot up to
+-- which everything was seen. What comes next is what a newer snapshot shows and the old one did not: changes of
+-- transactions that began to write after the old snapshot (their ids are above the sequence's value read before it), and
+-- those of the transactions that were under way then, looked up one by one: the snapshot lists those below its xmax, and
+-- since xmax is only the last completed one plus one, those from there up to the next number to be given out belong to them
+-- too. So a transaction that stays open delays its own changes only and costs nothing. Between two snapshots the order is
+-- that of ids: per key, commit order.
+
+CREATE TABLE IF NOT EXISTS pubsubpull.log (
+  tag        text NOT NULL,
+  secret     text NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX IF NOT EXISTS log_one ON pubsubpull.log ((true));
+INSERT INTO pubsubpull.log (tag, secret)
+VALUES (substr(md5(gen_random_uuid()::text), 1, 8), gen_random_uuid()::text) ON CONFLICT DO NOTHING;
+COMMENT ON TABLE pubsubpull.log IS 'The identity of this log: cursors name it, so that one from another log is known';
+
+DO $$ BEGIN
+  IF to_regtype('pubsubpull.position') IS NULL THEN
+    CREATE TYPE pubsubpull.position AS (
+      since      pg_snapshot, -- everything this snapshot shows was seen
+      since_id   bigint,      -- the sequence's value just before it
+      since_next bigint,      -- no transaction number from here on was given out when it was taken
+      upto       pg_snapshot, -- within a batch: what is being read now; NULL between batches
+      upto_id    bigint,      -- as since_id, for upto
+      upto_next  bigint,      -- as since_next, for upto
+      top_id     bigint,      -- no change that upto shows has a higher id
+      after_id   bigint,      -- last change of the batch that was seen
+      "rows"     text         -- while existing rows are sent first: key of the last one, '' at the start; NULL: changes
+    );
+  END IF;
+END $$;
+COMMENT ON TYPE pubsubpull.position IS 'Where a follower stands in the log; see feed.sql';
+
+CREATE OR REPLACE FUNCTION pubsubpull.last_id() RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM pubsubpull.change_id s
+$$;
+COMMENT ON FUNCTION pubsubpull.last_id() IS 'The highest id drawn so far, by anybody, committed or not.';
+
+-- PostgreSQL has no function for the next transaction number, but refuses to tell the status of one that lies in the future.
+CREATE OR REPLACE FUNCTION pubsubpull.next_xid(first xid8) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  number bigint := first::text::bigint;
+  step bigint := 4;
+BEGIN
+  LOOP
+    PERFORM pg_xact_status(number::text::xid8);
+    number := number + step;
+    step := step * 4;
+  END LOOP;
+EXCEPTION WHEN invalid_parameter_value THEN
+  RETURN number;
+END $$;
+COMMENT ON FUNCTION pubsubpull.next_xid(xid8) IS
+  'A transaction number, not below first, from which on none has been given out yet; seldom more than a few above the next one.';
+
+-- In REPEATABLE READ the snapshot is older than the sequence's value; the highest id that it shows is a lower bound as well.
+CREATE OR REPLACE FUNCTION pubsubpull.now_position() RETURNS pubsubpull.position
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p pubsubpull.position;
+BEGIN
+  IF current_setting('transaction_isolation') = 'read committed' THEN
+    p.since_id := pubsubpull.last_id();
+  ELSE
+    p.since_id := coalesce((SELECT max(c.id) FROM pubsubpull.published t
+      CROSS JOIN LATERAL (SELECT id FROM pubsubpull.change WHERE table_id = t.id ORDER BY id DESC LIMIT 1) c), 0);
+  END IF;
+  p.since := pg_current_snapshot();
+  p.since_next := pubsubpull.next_xid(pg_snapshot_xmax(p.since));
+  RETURN p;
+END $$;
+COMMENT ON FUNCTION pubsubpull.now_position() IS
+  'The position of a follower that wants only what is committed from now on. The id is read before the snapshot and the transaction number after it: the order matters.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.first_position() RETURNS pubsubpull.position
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ROW('1:1:', 0, 1, NULL, NULL, NULL, NULL, NULL, NULL)::pubsubpull.position
+$$;
+COMMENT ON FUNCTION pubsubpull.first_position() IS 'The position before the first change of the log.';
+
+-- Starts a batch if none is under way: what is visible now and was not.
+CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position) RETURNS pubsubpull.position
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  q pubsubpull.position;
+BEGIN
+  IF p.upto IS NOT NULL THEN
+    RETURN p;
+  END IF;
+  q := pubsubpull.now_position();
+  p.upto := q.since;
+  p.upto_id := q.since_id;
+  p.upto_next := q.since_next;
+  p.top_id := pubsubpull.last_id();
+  p.after_id := 0;
+  RETURN p;
+END $$;
+COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position) IS 'The position with a batch under way.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.end_batch(p pubsubpull.position) RETURNS pubsubpull.position
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ROW(p.upto, p.upto_id, p.upto_next, NULL, NULL, NULL, NULL, NULL, NULL)::pubsubpull.position
+$$;
+COMMENT ON FUNCTION pubsubpull.end_batch(pubsubpull.position) IS 'The position after all of the batch under way.';
+
+-- One index range per table, in id order, that ends at the limit; and one per transaction that was under way.
+CREATE OR REPLACE FUNCTION pubsubpull.feed(p pubsubpull.position, tables int[], most int) RETURNS SETOF pubsubpull.change
+LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+  first_xid CONSTANT xid8 := p.since_next::text::xid8;
+  first_id CONSTANT bigint := greatest(p.since_id, p.after_id);
+  open_xids CONSTANT xid8[] := ARRAY(
+    SELECT x FROM (SELECT * FROM pg_snapshot_xip(p.since)
+                   UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
+    WHERE pg_visible_in_snapshot(x, p.upto));
+BEGIN
+  IF open_xids = '{}' THEN
+    IF p.top_id > first_id THEN
+      RETURN QUERY
+        SELECT c.* FROM unnest(tables) t CROSS JOIN LATERAL (
+          SELECT * FROM pubsubpull.change l
+          WHERE l.table_id = t AND l.id > first_id AND l.id <= p.top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, p.upto)
+          ORDER BY l.id LIMIT most) c
+        ORDER BY c.id LIMIT most;
+    END IF;
+    RETURN;
+  END IF;
+  RETURN QUERY
+    SELECT u.* FROM (
+      SELECT c.* FROM unnest(tables) t CROSS JOIN LATERAL (
+        SELECT * FROM pubsubpull.change l
+        WHERE l.table_id = t AND l.id > first_id AND l.id <= p.top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, p.upto)
+        ORDER BY l.id LIMIT most) c
+      UNION ALL
+      SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
+        SELECT * FROM pubsubpull.change l
+        WHERE l.xid = x AND l.id > p.after_id AND l.table_id = ANY (tables)
+        ORDER BY l.id LIMIT most) c) u
+    ORDER BY u.id LIMIT most;
+END $$;
+COMMENT ON FUNCTION pubsubpull.feed(pubsubpull.position, int[], int) IS
+  'The next changes of these tables after a position with a batch under way (begin_batch), in order, at most most.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
+COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';
+
+-- Cursors: the position as text that clients need not understand, with a check so that nothing but ours is taken.
+CREATE OR REPLACE FUNCTION pubsubpull.cursor_head(p pubsubpull.position) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT translate(encode(convert_to(concat_ws(';', '1', l.tag, p.since, p.since_id, p.since_next, p.upto, p.upto_id, p.upto_next, p.top_id), 'UTF8'), 'base64'), E'+/=\n', '-_')
+  FROM pubsubpull.log l
+$$;
+COMMENT ON FUNCTION pubsubpull.cursor_head(pubsubpull.position) IS 'The part of a cursor that is the same for all changes of a batch.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.cursor_text(head text, after_id bigint, secret text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT concat(head, '.', after_id, '.', substr(md5(concat(secret, head, '.', after_id)), 1, 10))
+$$;
+COMMENT ON FUNCTION pubsubpull.cursor_text(text, bigint, text) IS 'A cursor: head, last change seen in the batch, check.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.cursor_encode(p pubsubpull.position) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT pubsubpull.cursor_text(pubsubpull.cursor_head(p), p.after_id, l.secret) FROM pubsubpull.log l
+$$;
+COMMENT ON FUNCTION pubsubpull.cursor_encode(pubsubpull.position) IS 'The cursor of a position.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.cursor_decode(cursor text) RETURNS pubsubpull.position
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  l pubsubpull.log;
+  head text := split_part(cursor, '.', 1);
+  part text[];
+BEGIN
+  SELECT * INTO l FROM pubsubpull.log;
+  IF length(cursor) <= 8000 AND cursor ~ '^[A-Za-z0-9_-]+\.[0-9]{0,18}\.[0-9a-f]{10}$' THEN
+    BEGIN
+      part := string_to_array(convert_from(decode(rpad(translate(head, '-_', '+/'), (length(head) + 3) / 4 * 4, '='), 'base64'), 'UTF8'), ';');
+    EXCEPTION WHEN data_exception THEN
+      part := NULL;
+    END;
+  END IF;
+  IF part[1] = '1' AND part[2] ~ '^[0-9a-f]{8}$' AND part[2] <> l.tag THEN
+    PERFORM pubsubpull.problem(410, 'other-log', 'This cursor belongs to another log: the one here was created anew.',
+                               'Start again: GET all rows and follow their "changes" link, or GET changes without since.');
+  END IF;
+  IF part IS NULL OR cursor <> pubsubpull.cursor_text(head, nullif(split_part(cursor, '.', 2), '')::bigint, l.secret) THEN
+    PERFORM pubsubpull.problem(400, 'bad-cursor', 'This is not a cursor that was given out here.',
+                               'Use the "next" or "changes" URL of an earlier answer as it is, or since=now, or leave since out to start at the beginning.');
+  END IF;
+  RETURN ROW(part[3], part[4], part[5], part[6], part[7], part[8], part[9], nullif(split_part(cursor, '.', 2), ''), NULL)::pubsubpull.position;
+END $$;
+COMMENT ON FUNCTION pubsubpull.cursor_decode(text) IS
+  'The position of a cursor; problem 400 for a text that is no cursor of ours, 410 for one of another log.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_since(since text) RETURNS pubsubpull.position
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN CASE WHEN since IS NULL OR since = 'beginning' THEN pubsubpull.first_position()
+              WHEN since = 'now' THEN pubsubpull.now_position()
+              ELSE pubsubpull.cursor_decode(since) END;
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_since(text) IS 'The position that since means: a cursor, now, or beginning (also NULL).';
+
+CREATE OR REPLACE FUNCTION pubsubpull.change_type(type "char") RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT CASE type WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate' WHEN 'R' THEN 'row' END
+$$;
+COMMENT ON FUNCTION pubsubpull.change_type("char") IS 'The word for a type of change.';
+
+-- Text of {"column": value, …} for the key of a change. One column of a number type, the common case, is the key's text itself.
+CREATE OR REPLACE FUNCTION pubsubpull.key_object(key text[], plain boolean, url_key text, row_json json) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN url_key IS NULL THEN 'null'
+    WHEN plain THEN concat('{', to_json(key[1]), ':', url_key, '}')
+    ELSE (SELECT concat('{', string_agg(concat(to_json(k), ':', coalesce((row_json->k)::text, 'null')), ',' ORDER BY n), '}')
+          FROM unnest(key) WITH ORDINALITY AS u(k, n)) END
+$$;
+COMMENT ON FUNCTION pubsubpull.key_object(text[], boolean, text, json) IS 'The JSON object that holds a row''s key.';
+
+-- What is the same for all changes of a table when they are shown.
+CREATE OR REPLACE FUNCTION pubsubpull.shown_tables(tables int[], base text,
+  OUT id int, OUT name_json text, OUT url text, OUT key text[], OUT plain boolean)
+RETURNS SETOF record LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+  SELECT p.id, to_json(n.name)::text, pubsubpull.table_url(base, n.name), p.key,
+         cardinality(p.key) = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attname = p.key[1]
+                                              AND a.atttypid = ANY ('{int2,int4,int8}'::regtype[]))
+  FROM pubsubpull.published p CROSS JOIN LATERAL (SELECT coalesce(pubsubpull.table_name(p.relation), p.name) AS name) n
+  WHERE p.id = ANY (tables)
+$$;
+COMMENT ON FUNCTION pubsubpull.shown_tables(int[], text) IS 'Names, URLs and keys of tables, as documents show them.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.request_json(request uuid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT json_strip_nulls(json_build_object('id', r.id, 'method', r.method, 'host', r.host, 'path', r.path, 'query', r.query, 'user', r."user",
+    'remote', r.remote, 'agent', r.agent, 'started', r.started, 'headers', r.headers, 'status', r.status, 'bytes', r.bytes,
+    'duration', extract(epoch FROM r.duration)))::text
+  FROM pubsubpull.request r WHERE r.id = request
+$$;
+COMMENT ON FUNCTION pubsubpull.request_json(uuid) IS 'The JSON object of a recorded request; NULL when there is none.';

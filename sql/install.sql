@@ -1,0 +1,29 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- install.sql: installs or upgrades the schema pubsubpull. Run it with
+--   psql -v ON_ERROR_STOP=1 -f sql/install.sql
+-- as the role that the module connects as (it becomes the owner), with CREATE on the database.
+-- Running it again is an upgrade: it replaces functions, adds what is missing and keeps all data.
+\set ON_ERROR_STOP on
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL lock_timeout = '30s';
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pubsubpull.install')) \g /dev/null
+CREATE SCHEMA IF NOT EXISTS pubsubpull;
+COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows it, and the requests that caused them';
+\ir web.sql
+\ir record.sql
+\ir log.sql
+\ir publish.sql
+\ir feed.sql
+\ir pull.sql
+\ir audit.sql
+\ir subscribe.sql
+\ir notify.sql
+-- Nothing here is for everybody: the owner calls it, triggers run by themselves.
+REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pubsubpull FROM PUBLIC;
+-- Tables published before an upgrade get the trigger functions of this version.
+SELECT pubsubpull.refresh() \g /dev/null
+COMMIT;

@@ -1,0 +1,279 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- log.sql: the log of changes, and the triggers on published tables that write it.
+
+CREATE TABLE IF NOT EXISTS pubsubpull.published (
+  id             int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  relation       regclass NOT NULL,
+  name           text NOT NULL,
+  key            text[] NOT NULL,
+  exclude        int[] NOT NULL,
+  options        jsonb NOT NULL,
+  row_level      boolean NOT NULL,
+  published_at   timestamptz NOT NULL DEFAULT now(),
+  unpublished_at timestamptz
+);
+CREATE UNIQUE INDEX IF NOT EXISTS published_relation ON pubsubpull.published ((relation::oid));
+COMMENT ON TABLE pubsubpull.published IS 'Tables whose changes are logged, or were until unpublished_at';
+COMMENT ON COLUMN pubsubpull.published.name IS 'schema.table as SQL writes it, as last seen';
+COMMENT ON COLUMN pubsubpull.published.key IS 'Names of the key columns; empty: no key';
+COMMENT ON COLUMN pubsubpull.published.exclude IS 'Numbers (attnum) of columns that never enter the log: numbers survive renaming';
+COMMENT ON COLUMN pubsubpull.published.row_level IS 'Logged row by row: partitions and inheritance, where statement triggers do not see all';
+
+-- Ids are drawn while the row is locked, so that they are in commit order for one key; never cache them.
+CREATE SEQUENCE IF NOT EXISTS pubsubpull.change_id CACHE 1;
+CREATE TABLE IF NOT EXISTS pubsubpull.change (
+  id       bigint NOT NULL DEFAULT nextval('pubsubpull.change_id'),
+  xid      xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  table_id int NOT NULL,
+  type     "char" NOT NULL,
+  key      text,
+  old_key  text,
+  old      json,
+  new      json,
+  request  uuid,
+  channel  pubsubpull.channel
+);
+CREATE UNIQUE INDEX IF NOT EXISTS change_table_id ON pubsubpull.change (table_id, id);
+CREATE INDEX IF NOT EXISTS change_xid ON pubsubpull.change (xid, id);
+CREATE INDEX IF NOT EXISTS change_key ON pubsubpull.change (table_id, key);
+CREATE INDEX IF NOT EXISTS change_old_key ON pubsubpull.change (table_id, old_key) WHERE old_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS change_request ON pubsubpull.change (request) WHERE request IS NOT NULL;
+COMMENT ON TABLE pubsubpull.change IS 'The log: one row per committed change of a row of a published table';
+COMMENT ON COLUMN pubsubpull.change.xid IS 'The transaction (top level) that made the change; followers compare it with snapshots';
+COMMENT ON COLUMN pubsubpull.change.type IS 'I insert, U update, D delete, T truncate';
+COMMENT ON COLUMN pubsubpull.change.key IS 'The row''s key as in URLs: values percent-encoded and joined by commas; NULL: no key';
+COMMENT ON COLUMN pubsubpull.change.old_key IS 'The key before an update that changed it, else NULL';
+COMMENT ON COLUMN pubsubpull.change.request IS 'The request that caused the change; NULL: none is known';
+
+CREATE OR REPLACE FUNCTION pubsubpull.table_name(relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION pubsubpull.table_name(oid) IS 'schema.table as SQL writes it; NULL when there is no such table.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.excluded_names(p pubsubpull.published) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(array_agg(a.attname::text), '{}') FROM pg_attribute a
+  WHERE a.attrelid = p.relation AND a.attnum = ANY (p.exclude) AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION pubsubpull.excluded_names(pubsubpull.published) IS 'Today''s names of the columns that are left out.';
+
+-- The SQL expression for the key of row alias, as kept in change.key. Numbers and the like need no encoding.
+CREATE OR REPLACE FUNCTION pubsubpull.key_expression(relation oid, key text[], alias text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(string_agg(CASE
+      WHEN a.atttypid = ANY ('{int2,int4,int8,uuid,bool,oid,date}'::regtype[]) THEN format('%s.%I::pg_catalog.text', alias, a.attname)
+      ELSE format('pubsubpull.percent_encode(%s.%I::pg_catalog.text)', alias, a.attname) END, ' || '','' || ' ORDER BY k.n), 'NULL::pg_catalog.text')
+  FROM unnest(key) WITH ORDINALITY AS k(name, n)
+  JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION pubsubpull.key_expression(oid, text[], text) IS
+  'SQL text that computes the key of a row in its URL form.';
+
+-- Session settings that change how values are written; functions pin those that the columns of their table depend on.
+CREATE OR REPLACE FUNCTION pubsubpull.pinned_settings(relation oid, key text[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  WITH t AS (
+    SELECT a.attname = ANY (key) AS in_key, a.atttypid::regtype AS type,
+           a.atttypid <> ALL ('{int2,int4,int8,text,varchar,bpchar,bool,uuid,numeric,date,timestamp,timestamptz,time,json,jsonb,name,oid}'::regtype[]) AS other
+    FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped)
+  SELECT concat(CASE WHEN bool_or(in_key AND (type IN ('timestamptz', 'timestamp', 'date') OR other)) THEN ' SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD''' END,
+                CASE WHEN bool_or(other) THEN ' SET extra_float_digits = 1 SET bytea_output = ''hex'' SET IntervalStyle = ''postgres''' END) FROM t
+$$;
+COMMENT ON FUNCTION pubsubpull.pinned_settings(oid, text[]) IS
+  'SET clauses that make the text of values independent of the writer''s session.';
+
+-- A service's own AFTER trigger may change the row again; that inner statement is logged before the outer one, whose trigger
+-- comes last. Changes of the inner statements that follow one of the outer statement (their old row is its new row) get
+-- new ids, so that the order of ids is the order of changes. border: an id drawn between the inner and the outer ones.
+CREATE OR REPLACE FUNCTION pubsubpull.settle(published_id int, border bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  inner_id bigint := nullif(current_setting('pubsubpull.nested', true), '');
+  late bigint;
+BEGIN
+  IF inner_id IS NOT NULL THEN
+    FOR late IN
+      SELECT n.id FROM pubsubpull.change n
+      WHERE n.xid = pg_current_xact_id() AND n.table_id = published_id AND n.id >= (
+        SELECT min(i.id) FROM pubsubpull.change i JOIN pubsubpull.change o ON o.xid = i.xid AND o.table_id = i.table_id
+        WHERE i.xid = pg_current_xact_id() AND i.table_id = published_id AND i.id BETWEEN inner_id AND border AND o.id > border
+          AND coalesce(i.old_key, i.key) = o.key AND i.old::text = o.new::text AND n.key = i.key)
+        AND n.id < border
+      ORDER BY n.id
+    LOOP
+      UPDATE pubsubpull.change c SET id = nextval('pubsubpull.change_id') WHERE c.table_id = published_id AND c.id = late;
+    END LOOP;
+  END IF;
+  IF pg_trigger_depth() = 1 THEN
+    PERFORM set_config('pubsubpull.nested', '', true);
+  ELSIF inner_id IS NULL THEN
+    PERFORM set_config('pubsubpull.nested', border::text, true);
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.settle(int, bigint) IS 'Puts changes that triggers made during a statement behind those of the statement itself.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.create_function(p pubsubpull.published, event text, declarations text, body text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format(
+    'CREATE OR REPLACE FUNCTION pubsubpull.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+    ' SET search_path = pg_catalog, pg_temp%s AS %L',
+    format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
+    format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  border bigint;\n%sBEGIN\n'
+      || E'  IF pg_trigger_depth() > 1 OR current_setting(''pubsubpull.nested'', true) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
+      || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
+  -- Who adds a partition has its triggers cloned and needs EXECUTE; without USAGE on the schema nobody can name the function.
+  EXECUTE format(CASE WHEN p.row_level THEN 'GRANT EXECUTE ON FUNCTION pubsubpull.%I() TO PUBLIC' ELSE 'REVOKE ALL ON FUNCTION pubsubpull.%I() FROM PUBLIC' END,
+                 format('log_%s_%s', p.id, event));
+END $$;
+COMMENT ON FUNCTION pubsubpull.create_function(pubsubpull.published, text, text, text) IS
+  'Creates or replaces one generated trigger function, pubsubpull.log_<id>_<event>.';
+
+-- The generated functions hold static SQL: the server plans it once per session. Column names appear for the key only, so that
+-- columns may come and go; whole rows are taken as they are.
+CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target CONSTANT text := '  INSERT INTO pubsubpull.change (table_id, type, key, old_key, old, new, request, channel)';
+  seek CONSTANT text := E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
+    || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
+    || E'  THEN\n    SELECT a.request, a.channel INTO request, channel FROM pubsubpull.attribute() a;\n  END IF;\n';
+  hidden text := '';
+  declarations text := '';
+  n text;   -- JSON of the new row
+  o text;   -- JSON of the old row
+  nk text;  -- key of the new row
+  ok text;  -- key of the old row
+  an text := 'n';
+  ao text := 'o';
+BEGIN
+  IF p.row_level THEN
+    an := 'NEW';
+    ao := 'OLD';
+  END IF;
+  nk := pubsubpull.key_expression(p.relation, p.key, an);
+  ok := pubsubpull.key_expression(p.relation, p.key, ao);
+  IF p.exclude = '{}' THEN
+    n := format(CASE WHEN p.row_level THEN 'row_to_json(%s)' ELSE 'row_to_json(%s.*)' END, an);
+    o := format(CASE WHEN p.row_level THEN 'row_to_json(%s)' ELSE 'row_to_json(%s.*)' END, ao);
+  ELSE
+    declarations := E'  hidden text[];\n';
+    hidden := format(E'  hidden := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum = ANY (%L::int[]));\n',
+                     p.relation::oid, p.exclude);
+    n := format(CASE WHEN p.row_level THEN '(to_jsonb(%s) - hidden)::json' ELSE '(to_jsonb(%s.*) - hidden)::json' END, an);
+    o := format(CASE WHEN p.row_level THEN '(to_jsonb(%s) - hidden)::json' ELSE '(to_jsonb(%s.*) - hidden)::json' END, ao);
+  END IF;
+  IF p.row_level THEN
+    PERFORM pubsubpull.create_function(p, 'row', declarations, format(
+      E'  IF TG_RELID <> %1$s AND NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n'
+      || E'    RAISE EXCEPTION ''this function logs changes of %2$s only'';\n  END IF;\n', p.relation::oid, replace(p.name, '''', '''''')) || seek || hidden || format(
+      E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel);\n'
+      || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel);\n'
+      || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel);\n  END IF;\n',
+      target, p.id, nk, ok, n, o,
+      CASE WHEN (p.options->>'skip_unchanged')::boolean THEN 'row_to_json(OLD)::text <> row_to_json(NEW)::text' ELSE 'true' END));
+  ELSE
+    PERFORM pubsubpull.create_function(p, 'insert', declarations, seek || hidden || format(
+      E'%s\n  SELECT %s, ''I'', %s, NULL, NULL, %s, request, channel FROM new_rows n;\n', target, p.id, nk, n));
+    PERFORM pubsubpull.create_function(p, 'delete', declarations, seek || hidden || format(
+      E'%s\n  SELECT %s, ''D'', %s, NULL, %s, NULL, request, channel FROM old_rows o;\n', target, p.id, ok, o));
+    PERFORM pubsubpull.create_function(p, 'update', declarations || E'  loops text;\n  memory text;\n', seek || hidden
+      || pubsubpull.update_body(p, target, nk, ok, n, o));
+  END IF;
+  -- TRUNCATE is one event for the whole table; for a partition on its own it is the deletion of its rows.
+  PERFORM pubsubpull.create_function(p, 'truncate', declarations, seek || hidden || format(
+    E'  IF TG_RELID = %1$s AND TG_WHEN = ''BEFORE'' THEN\n    PERFORM set_config(''pubsubpull.truncating'', %1$L, true);\n'
+    || E'  ELSIF TG_RELID = %1$s THEN\n    PERFORM set_config(''pubsubpull.truncating'', '''', true);\n  %2$s\n'
+    || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel);\n'
+    || E'  ELSIF current_setting(''pubsubpull.truncating'', true) IS DISTINCT FROM %1$L THEN\n    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel);\n  END IF;\n',
+    p.relation::oid, target, p.id));
+END $$;
+COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
+  'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
+
+-- The two transition tables hold the rows of an UPDATE in the same order, so old and new are paired by position, which also
+-- holds when the key changed. One row, the common case, needs no join. A plan made for few rows must never be used for
+-- many, hence no nested loop.
+CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format(
+    E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel FROM (SELECT * FROM old_rows LIMIT 1) o, (SELECT * FROM new_rows LIMIT 1) n\n'
+    || E'  WHERE (SELECT count(*) = 1 FROM (SELECT FROM new_rows LIMIT 2) few)%8$s;\n'
+    || E'  IF NOT FOUND THEN\n'
+    || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
+    || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'
+    || E'%1$s\n  SELECT %2$s, ''U'', n.key, nullif(o.key, n.key), o.row, n.row, request, channel\n'
+    || E'  FROM (SELECT row_number() OVER () AS n, %3$s AS key, %5$s AS row FROM new_rows n) n\n'
+    || E'  JOIN (SELECT row_number() OVER () AS n, %4$s AS key, %6$s AS row FROM old_rows o) o ON o.n = n.n%7$s ORDER BY n.n;\n'
+    || E'  PERFORM set_config(''enable_nestloop'', loops, true), set_config(''work_mem'', memory, true);\n  END IF;\n',
+    target, p.id, nk, ok, n, o,
+    CASE WHEN (p.options->>'skip_unchanged')::boolean THEN ' WHERE o.row::text <> n.row::text' ELSE '' END,
+    CASE WHEN (p.options->>'skip_unchanged')::boolean THEN format(' AND %s::text <> %s::text', o, n) ELSE '' END)
+$$;
+COMMENT ON FUNCTION pubsubpull.update_body(pubsubpull.published, text, text, text, text, text) IS 'The part of a trigger function that logs an UPDATE.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p pubsubpull.published;
+BEGIN
+  SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
+  EXECUTE format('INSERT INTO pubsubpull.change (table_id, type, key, old, request, channel)'
+                 ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4 FROM %s o',
+                 pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass)
+    USING published_id, pubsubpull.excluded_names(p), request, channel;
+END $$;
+COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel) IS
+  'Logs the rows of a partition that is about to be truncated by itself as deleted.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.create_trigger(p pubsubpull.published, relation regclass, event text, clause text, function text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  trigger_name text := format('pubsubpull_%s_%s', p.id, event);
+BEGIN
+  PERFORM FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = trigger_name;
+  IF NOT FOUND THEN
+    EXECUTE format('CREATE TRIGGER %I %s EXECUTE FUNCTION pubsubpull.%I()', trigger_name, format(clause, relation), format('log_%s_%s', p.id, function));
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.create_trigger(pubsubpull.published, regclass, text, text, text) IS 'Creates one trigger unless it is there.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.create_triggers(p pubsubpull.published) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part regclass;
+BEGIN
+  IF p.row_level THEN -- row triggers of a partitioned table are cloned to its partitions, also to later ones
+    PERFORM pubsubpull.create_trigger(p, p.relation, 'row', 'AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW', 'row');
+    FOR part IN SELECT t.relid FROM pg_partition_tree(p.relation) t LOOP
+      PERFORM pubsubpull.create_trigger(p, part, 'before_truncate', 'BEFORE TRUNCATE ON %s FOR EACH STATEMENT', 'truncate');
+    END LOOP;
+  ELSE
+    PERFORM pubsubpull.create_trigger(p, p.relation, 'insert',
+      'AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', 'insert');
+    PERFORM pubsubpull.create_trigger(p, p.relation, 'update',
+      'AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT', 'update');
+    PERFORM pubsubpull.create_trigger(p, p.relation, 'delete',
+      'AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT', 'delete');
+  END IF;
+  PERFORM pubsubpull.create_trigger(p, p.relation, 'truncate', 'AFTER TRUNCATE ON %s FOR EACH STATEMENT', 'truncate');
+END $$;
+COMMENT ON FUNCTION pubsubpull.create_triggers(pubsubpull.published) IS 'Creates the triggers of one published table that are missing.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.refresh() RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p pubsubpull.published;
+  n int := 0;
+BEGIN
+  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation WHERE q.unpublished_at IS NULL LOOP
+    PERFORM pubsubpull.create_functions(p);
+    PERFORM pubsubpull.create_triggers(p);
+    n := n + 1;
+  END LOOP;
+  RETURN n;
+END $$;
+COMMENT ON FUNCTION pubsubpull.refresh() IS
+  'Writes the trigger functions and missing triggers of all published tables anew; part of an upgrade. Returns how many tables there are.';

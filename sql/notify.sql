@@ -1,0 +1,346 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- notify.sql: what the notifier asks and says: leases, events to send, results.
+--
+-- A notifier holds subscriptions while its own row is alive (database time). Every taking over raises the subscription's
+-- epoch, and what is said under an older epoch is refused. All calls are short transactions; none is open while a PUT is under way.
+
+CREATE TABLE IF NOT EXISTS pubsubpull.notifier (
+  id          uuid PRIMARY KEY,
+  alive_until timestamptz NOT NULL
+);
+COMMENT ON TABLE pubsubpull.notifier IS 'Notifiers (one per httpd server) that deliver, or did until alive_until';
+
+CREATE OR REPLACE FUNCTION pubsubpull.generation_now() RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT g.last_value FROM pubsubpull.generation g';
+COMMENT ON FUNCTION pubsubpull.generation_now() IS 'Differs from an earlier answer when any subscription was changed.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, seconds int,
+  OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
+  OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint)
+RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  INSERT INTO pubsubpull.notifier AS n (id, alive_until) VALUES (notifier, clock_timestamp() + seconds * interval '1 second')
+  ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until;
+  PERFORM pubsubpull.record_late();
+  DELETE FROM pubsubpull.notifier n WHERE n.alive_until < clock_timestamp() - interval '1 hour';
+  UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1
+  WHERE g.subscription = ANY (ARRAY(
+    SELECT q.subscription FROM pubsubpull.progress q JOIN pubsubpull.subscription s ON s.id = q.subscription
+    WHERE s.state = 'active' AND q.holder IS DISTINCT FROM notifier
+      AND NOT EXISTS (SELECT FROM pubsubpull.notifier n WHERE n.id = q.holder AND n.alive_until > clock_timestamp())
+    FOR UPDATE OF q SKIP LOCKED));
+  RETURN QUERY
+    SELECT s.id, g.epoch, s.version, s.name, s.callback,
+           coalesce((SELECT string_agg(pubsubpull.percent_encode(k), ',' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(k, n)), ''),
+           coalesce(pubsubpull.table_name(p.relation), p.name), g."position"::text, array_to_string(g.done, ','),
+           s.timeout, s.concurrency, s.retry_first, s.retry_max,
+           (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending')
+    FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
+    WHERE g.holder = notifier AND s.state = 'active';
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_lease(uuid, int) IS
+  'Says that a notifier is alive for some seconds more, takes subscriptions that nobody alive holds, and returns all it holds.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.project(row_json json, columns text[]) RETURNS json
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN row_json IS NOT NULL THEN coalesce((SELECT json_object_agg(j.key, j.value) FROM json_each(row_json) j WHERE j.key = ANY (columns)), '{}') END
+$$;
+COMMENT ON FUNCTION pubsubpull.project(json, text[]) IS 'A row with these columns only.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.project_change(c pubsubpull.change, columns text[]) RETURNS pubsubpull.change
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF columns IS NOT NULL THEN
+    c.old := pubsubpull.project(c.old, columns);
+    c.new := pubsubpull.project(c.new, columns);
+  END IF;
+  RETURN c;
+END $$;
+COMMENT ON FUNCTION pubsubpull.project_change(pubsubpull.change, text[]) IS 'A change whose rows have these columns only; NULL: all.';
+
+-- Whether a subscription wants a change whose table and type fit. An error in the predicate is not a no: the event is sent.
+CREATE OR REPLACE FUNCTION pubsubpull.wants(c pubsubpull.change, columns text[], "when" jsonpath) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF columns IS NOT NULL AND c.type = 'U' AND pubsubpull.project(c.old, columns)::text = pubsubpull.project(c.new, columns)::text THEN
+    RETURN false;
+  END IF;
+  RETURN "when" IS NULL OR coalesce(jsonb_path_match(jsonb_build_object('id', c.id, 'type', pubsubpull.change_type(c.type), 'at', c.at,
+    'old', c.old, 'new', c.new, 'request', pubsubpull.request_json(c.request)::jsonb), "when", '{}', true), false);
+END $$;
+COMMENT ON FUNCTION pubsubpull.wants(pubsubpull.change, text[], jsonpath) IS
+  'Whether columns (one of them changed) and when (a jsonpath predicate over the event) let a change through.';
+
+-- Rows that existed when a subscription began have no id in the log: a negative number made of the key stands for it.
+CREATE OR REPLACE FUNCTION pubsubpull.row_number_of(row_key text) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT -1 - (hashtextextended(row_key, 0) & 9223372036854775806) $$;
+COMMENT ON FUNCTION pubsubpull.row_number_of(text) IS 'The number under which an existing row is delivered: stable for its key.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.row_change(table_id int, row_key text, row_json json) RETURNS pubsubpull.change
+LANGUAGE sql STABLE AS $$
+  SELECT ROW(pubsubpull.row_number_of(row_key), NULL, clock_timestamp(), table_id, 'R', row_key, NULL, NULL, row_json, NULL, NULL)::pubsubpull.change
+$$;
+COMMENT ON FUNCTION pubsubpull.row_change(int, text, json) IS 'An existing row in the shape of a change, of type row.';
+
+
+-- Changes of a lane that has something waiting to be tried again wait behind it. Changes without a lane (TRUNCATE, a changed key, a table
+-- without key) go after everything before them and before everything after them.
+CREATE OR REPLACE FUNCTION pubsubpull.park(subscription int, change bigint, lane text, row_key text DEFAULT NULL) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO pubsubpull.delivery (subscription, change, lane, row_key) VALUES (subscription, change, lane, row_key) ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION pubsubpull.park(int, bigint, text, text) IS 'Puts a delivery behind others of its lane; it is sent when its turn comes.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.lane(c pubsubpull.change) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN c.old_key IS NULL THEN c.key END $$;
+COMMENT ON FUNCTION pubsubpull.lane(pubsubpull.change) IS 'What is delivered in order: the key; NULL: in order with everything.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.is_blocked(subscription int, change bigint, lane text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = is_blocked.subscription AND d.state = 'pending'
+                   AND d.change < is_blocked.change AND (d.lane = is_blocked.lane OR d.lane IS NULL OR is_blocked.lane IS NULL))
+$$;
+COMMENT ON FUNCTION pubsubpull.is_blocked(int, bigint, text) IS 'Whether a delivery has to wait for an earlier one that is pending.';
+
+DO $$ BEGIN
+  IF to_regtype('pubsubpull.event') IS NULL THEN
+    CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barrier boolean, body text);
+  END IF;
+END $$;
+COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON';
+
+-- The events of a page of changes for some subscriptions. head and secret make the cursor behind each change.
+CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
+LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+  WITH s AS MATERIALIZED (
+    SELECT q.id, q.table_id, q.types, q.columns, q."when", to_json(q.name)::text AS name_json, t.name_json AS table_json, t.url, t.key, t.plain
+    FROM pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
+    WHERE q.id = ANY (subscriptions) AND q.state = 'active')
+  SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
+         concat(pubsubpull.change_json(CASE WHEN s.columns IS NULL THEN c ELSE pubsubpull.project_change(c, s.columns) END, s.table_json, s.url, s.key, s.plain),
+                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, l.secret), '"') END, '}')
+  FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R') CROSS JOIN pubsubpull.log l
+  WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.wants(c, s.columns, s."when")
+  ORDER BY c.id, s.id
+$$;
+COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int,
+  OUT "group" int, OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT "position" text, OUT more boolean, OUT generation bigint, OUT barrier boolean)
+RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target CONSTANT pubsubpull.position := pubsubpull.begin_batch(pubsubpull.first_position());
+  g record;
+  r record;
+  p pubsubpull.position;
+  e pubsubpull.event;
+  page pubsubpull.change[];
+  waiting int[];
+  n int;
+BEGIN
+  generation := pubsubpull.generation_now();
+  FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
+                  ARRAY(SELECT i::int FROM jsonb_array_elements_text(j.value->'subscriptions') i) AS ids
+           FROM jsonb_array_elements(groups) WITH ORDINALITY AS j(value, n) LOOP
+    "group" := g.number;
+    p := g."position";
+    IF p."rows" IS NOT NULL THEN
+      SELECT * INTO r FROM pubsubpull.rows_page(p, most);
+      p := r.p; page := r.page; n := r.n;
+    ELSE
+      IF p.upto IS NULL THEN -- all groups get the same target, so that those which reach it can be merged
+        p.upto := target.upto; p.upto_id := target.upto_id; p.upto_next := target.upto_next; p.top_id := target.top_id; p.after_id := 0;
+      END IF;
+      SELECT array_agg(f ORDER BY f.id), count(*) INTO page, n
+      FROM pubsubpull.feed(p, ARRAY(SELECT DISTINCT q.table_id FROM pubsubpull.subscription q WHERE q.id = ANY (g.ids)), most) f;
+    END IF;
+    IF n > 0 THEN
+      waiting := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids));
+      RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier
+        FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (waiting);
+      IF waiting <> '{}' THEN
+        FOR e IN SELECT * FROM pubsubpull.events(page, waiting, pubsubpull.cursor_head(p)) LOOP
+          IF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
+            PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
+          ELSE
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier;
+          END IF;
+        END LOOP;
+      END IF;
+    END IF;
+    IF (g."position")."rows" IS NULL THEN
+      IF n = most THEN
+        p.after_id := page[n].id;
+      ELSE
+        p := pubsubpull.end_batch(p);
+      END IF;
+    END IF;
+    subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL;
+    "position" := p::text;
+    more := n = most OR p."rows" IS NOT NULL;
+    RETURN NEXT;
+  END LOOP;
+  IF "group" IS NULL THEN
+    RETURN NEXT;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int) IS
+  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send, and after them one with the group''s new position.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT n int)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  number CONSTANT int := split_part(p."rows", ':', 1)::int;
+  t pubsubpull.published;
+BEGIN
+  SELECT q.* INTO t FROM pubsubpull.published q JOIN pubsubpull.subscription s ON s.table_id = q.id WHERE s.id = number;
+  SELECT array_agg(pubsubpull.row_change(t.id, r.row_key, r.row_json) ORDER BY r.n), count(*) INTO page, n
+  FROM (SELECT x.*, row_number() OVER () AS n FROM pubsubpull.read_rows(t, nullif(split_part(p."rows", ':', 2), ''), false, most) x) r;
+  p."rows" := CASE WHEN n = most THEN number || ':' || page[n].key END;
+END $$;
+COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
+  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean)
+RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  d record;
+  page pubsubpull.change[];
+BEGIN
+  FOR d IN
+    UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond'
+    FROM pubsubpull.subscription s, pubsubpull.published p
+    WHERE s.id = q.subscription AND p.id = s.table_id AND (q.subscription, q.change) IN (
+      SELECT w.subscription, w.change FROM pubsubpull.delivery w JOIN pubsubpull.progress g ON g.subscription = w.subscription
+      WHERE w.next_at <= clock_timestamp() AND w.subscription = ANY (subscriptions) AND g.holder = notifier
+      ORDER BY w.next_at LIMIT most FOR UPDATE OF w SKIP LOCKED)
+    RETURNING q.*, p AS published
+  LOOP
+    IF d.change < 0 THEN
+      page := ARRAY(SELECT pubsubpull.row_change((d.published).id, d.row_key, b.body::json)
+                    FROM pubsubpull.row_or_nothing(d.published, d.row_key) b(body) WHERE b.body IS NOT NULL);
+    ELSE
+      page := ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = (d.published).id AND c.id = d.change);
+    END IF;
+    subscription := d.subscription; change := d.change; attempts := d.attempts; body := NULL;
+    SELECT e.key, e.barrier, e.body INTO key, barrier, body FROM pubsubpull.events(page, ARRAY[d.subscription], '') e;
+    IF body IS NULL THEN -- the row is gone, or the subscription does not want it any more
+      PERFORM pubsubpull.finish_delivery(d.subscription, d.change);
+    ELSE
+      RETURN NEXT;
+    END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come. They are not returned again before the subscription''s timeout has passed.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.row_or_nothing(p pubsubpull.published, row_key text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT r.body FROM pubsubpull.row_get('', pubsubpull.table_name(p.relation), row_key) r);
+EXCEPTION WHEN SQLSTATE 'PS404' OR SQLSTATE 'PS400' OR SQLSTATE 'PS409' THEN
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A row''s JSON, or NULL when there is no such row (any more).';
+
+-- The next of the lane gets its turn; after a delivery without lane, everything up to the next such one.
+CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
+  WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL
+    AND d.change = ANY (CASE WHEN lane IS NULL THEN ARRAY(SELECT w.change FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending')
+      ELSE ARRAY[(SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane = promote.lane),
+                 (SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL)] END)
+    AND NOT pubsubpull.is_blocked(d.subscription, d.change, d.lane)
+$$;
+COMMENT ON FUNCTION pubsubpull.promote(int, text) IS 'Gives those a turn that waited for a delivery of this lane, now finished.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.finish_delivery(subscription int, change bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  lane text;
+BEGIN
+  DELETE FROM pubsubpull.delivery d WHERE d.subscription = finish_delivery.subscription AND d.change = finish_delivery.change RETURNING d.lane INTO lane;
+  IF FOUND THEN
+    PERFORM pubsubpull.promote(subscription, lane);
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.finish_delivery(int, bigint) IS 'Takes away a delivery that succeeded or is not wanted any more.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.fail_delivery(s pubsubpull.subscription, report jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  number CONSTANT bigint := (report->>'change')::bigint;
+  lane text;
+  d pubsubpull.delivery;
+  b bigint;
+BEGIN
+  lane := CASE WHEN number < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = number) END;
+  INSERT INTO pubsubpull.delivery AS q (subscription, change, lane, row_key, attempts, next_at, first_at, last_at, status, error)
+  VALUES (s.id, number, lane, CASE WHEN number < 0 THEN report->>'key' END, (report->>'attempts')::int,
+          clock_timestamp() + (report->>'delay')::float8 * interval '1 millisecond', clock_timestamp(), clock_timestamp(),
+          (report->>'status')::int, left(report->>'error', 2000))
+  ON CONFLICT (subscription, change) DO UPDATE SET attempts = excluded.attempts, next_at = excluded.next_at, first_at = coalesce(q.first_at, excluded.first_at),
+    last_at = excluded.last_at, status = excluded.status, error = excluded.error
+  RETURNING * INTO d;
+  FOR b IN SELECT value::bigint FROM jsonb_array_elements_text(coalesce(report->'behind', '[]')) LOOP
+    PERFORM pubsubpull.park(s.id, b, CASE WHEN b < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = b) END,
+                            CASE WHEN b < 0 THEN report->>'key' END);
+  END LOOP;
+  IF clock_timestamp() >= d.first_at + s.retry_for * interval '1 second' THEN
+    UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL WHERE q.subscription = s.id AND q.change = number;
+    PERFORM pubsubpull.promote(s.id, lane);
+  END IF;
+  IF (report->>'gone')::boolean THEN
+    PERFORM pubsubpull.set_state(s.name, 'disabled', 'the receiver answered 410 Gone');
+  END IF;
+  UPDATE pubsubpull.progress g SET failing_since = coalesce(g.failing_since, clock_timestamp()), last_error = d.error
+  WHERE g.subscription = s.id AND (g.failing_since IS NULL OR g.last_error IS DISTINCT FROM d.error);
+END $$;
+COMMENT ON FUNCTION pubsubpull.fail_delivery(pubsubpull.subscription, jsonb) IS
+  'Writes down a delivery that failed, when it is tried again, and what waits behind it; gives it up when retry_for has passed.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_save(notifier uuid, report jsonb) RETURNS SETOF int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  held int[];
+  f jsonb;
+  s pubsubpull.subscription;
+BEGIN
+  -- Locked in one order, so that two notifiers cannot wait for each other.
+  WITH named AS (
+    SELECT DISTINCT (x->>'subscription')::int AS id, (x->>'epoch')::bigint AS epoch
+    FROM jsonb_path_query(report, '$.*[*]') x
+  ), locked AS (
+    SELECT g.subscription FROM pubsubpull.progress g JOIN named n ON n.id = g.subscription
+    WHERE g.holder = notifier AND g.epoch = n.epoch ORDER BY g.subscription FOR UPDATE OF g)
+  SELECT coalesce(array_agg(l.subscription), '{}') INTO held FROM locked l;
+  UPDATE pubsubpull.progress g
+  SET "position" = (x->>'position')::pubsubpull.position,
+      done = ARRAY(SELECT d::bigint FROM jsonb_array_elements_text(x->'done') d)
+  FROM jsonb_array_elements(coalesce(report->'positions', '[]')) x
+  WHERE g.subscription = (x->>'subscription')::int AND g.subscription = ANY (held);
+  FOR f IN SELECT x FROM jsonb_array_elements(coalesce(report->'failed', '[]')) x WHERE (x->>'subscription')::int = ANY (held) LOOP
+    SELECT * INTO s FROM pubsubpull.subscription q WHERE q.id = (f->>'subscription')::int;
+    PERFORM pubsubpull.fail_delivery(s, f);
+  END LOOP;
+  PERFORM pubsubpull.finish_delivery((x->>'subscription')::int, (x->>'change')::bigint)
+  FROM jsonb_array_elements(coalesce(report->'sent', '[]')) x WHERE (x->>'subscription')::int = ANY (held);
+  UPDATE pubsubpull.progress g SET failing_since = NULL, last_error = NULL
+  WHERE g.subscription = ANY (held) AND g.failing_since IS NOT NULL
+    AND NOT EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = g.subscription AND d.state = 'pending' AND d.attempts > 0);
+  RETURN QUERY SELECT DISTINCT (x->>'subscription')::int FROM jsonb_path_query(report, '$.*[*]') x WHERE (x->>'subscription')::int <> ALL (held);
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_save(uuid, jsonb) IS
+  'Saves results: positions reached, failed deliveries, repeated ones that were sent. Returns the subscriptions that this notifier does not hold any more; nothing was saved for these.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_release(notifier uuid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE pubsubpull.progress g SET holder = NULL WHERE g.holder = notifier;
+  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
+  FROM pubsubpull.progress g WHERE g.subscription = d.subscription AND g.holder IS NULL AND d.next_at > clock_timestamp() AND d.attempts = 0;
+  DELETE FROM pubsubpull.notifier n WHERE n.id = notifier;
+$$;
+COMMENT ON FUNCTION pubsubpull.notify_release(uuid) IS 'Gives back what a notifier holds: it is going away.';

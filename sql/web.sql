@@ -1,0 +1,92 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- web.sql: what the resources share: problems, percent-encoding, options, the root document.
+
+CREATE OR REPLACE FUNCTION pubsubpull.schema_version() RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 1';
+COMMENT ON FUNCTION pubsubpull.schema_version() IS
+  'Version of this schema; the module compares it with the one it speaks.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.problem(status int, slug text, detail text, hint text DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF hint IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'PS' || status, MESSAGE = detail, CONSTRAINT = slug;
+  END IF;
+  RAISE EXCEPTION USING ERRCODE = 'PS' || status, MESSAGE = detail, CONSTRAINT = slug, HINT = hint;
+END $$;
+COMMENT ON FUNCTION pubsubpull.problem(int, text, text, text) IS
+  'Raises a problem (RFC 9457): SQLSTATE PS + HTTP status, message = detail, constraint = slug of the type.';
+
+-- Every byte outside RFC 3986''s unreserved characters becomes %XX; most values have none.
+CREATE OR REPLACE FUNCTION pubsubpull.percent_encode(value text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN value !~ '[^A-Za-z0-9._~-]' THEN value
+    ELSE (SELECT string_agg(CASE WHEN ch ~ '^[A-Za-z0-9._~-]$' THEN ch
+                   ELSE regexp_replace(upper(encode(convert_to(ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY n)
+          FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(ch, n)) END
+$$;
+COMMENT ON FUNCTION pubsubpull.percent_encode(text) IS
+  'Percent-encodes all but the unreserved characters (RFC 3986, 2.3), as UTF-8.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.percent_decode(value text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF position('%' IN value) = 0 THEN
+    RETURN value;
+  END IF;
+  IF value ~ '%(?![0-9A-Fa-f]{2})' OR value ~ '%00' THEN
+    PERFORM pubsubpull.problem(400, 'bad-encoding', format('%L is not percent-encoded text.', value));
+  END IF;
+  RETURN convert_from((SELECT string_agg(CASE WHEN part[1] LIKE '\%__' THEN decode(substr(part[1], 2), 'hex')
+                                 ELSE convert_to(part[1], 'UTF8') END, ''::bytea ORDER BY n)
+                       FROM regexp_matches(value, '%[0-9A-Fa-f]{2}|[^%]+', 'g') WITH ORDINALITY AS m(part, n)), 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+  PERFORM pubsubpull.problem(400, 'bad-encoding', 'A percent-encoded part of the URL is not valid UTF-8.');
+END $$;
+COMMENT ON FUNCTION pubsubpull.percent_decode(text) IS
+  'Inverse of percent_encode; raises problem 400 on broken escapes, %00 or bytes that are not UTF-8.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_object(body text, known text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  document jsonb;
+  strange text;
+BEGIN
+  BEGIN
+    document := coalesce(nullif(body, ''), '{}')::jsonb;
+  EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+    PERFORM pubsubpull.problem(400, 'bad-json', 'The body is not JSON: ' || SQLERRM || '.');
+  END;
+  IF jsonb_typeof(document) <> 'object' THEN
+    PERFORM pubsubpull.problem(422, 'bad-document', 'The body must be a JSON object.');
+  END IF;
+  SELECT string_agg(to_json(k)::text, ', ' ORDER BY k) INTO strange FROM jsonb_object_keys(document) k WHERE k <> ALL (known);
+  IF strange IS NOT NULL THEN
+    PERFORM pubsubpull.problem(422, 'unknown-member', 'Unknown member ' || strange || '.',
+                               'Known are ' || array_to_string(known, ', ') || '.');
+  END IF;
+  RETURN document;
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_object(text, text[]) IS
+  'Parses a request body into an object that has known members only; raises 400 or 422 otherwise. An empty body is {}.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_limit(value text, standard int DEFAULT 1000, most int DEFAULT 10000) RETURNS int
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF value IS NULL THEN
+    RETURN standard;
+  END IF;
+  IF value !~ '^[0-9]{1,9}$' OR value::int < 1 OR value::int > most THEN
+    PERFORM pubsubpull.problem(400, 'bad-limit', format('limit is %L; it must be a whole number from 1 to %s.', value, most));
+  END IF;
+  RETURN value::int;
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_limit(text, int, int) IS 'The query parameter limit as a number, or problem 400.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.root_get(base text, OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT 200, json_build_object('module', 'mod_pubsubpull', 'schema_version', pubsubpull.schema_version(),
+    'tables', base || '/tables/', 'changes', base || '/changes/', 'requests', base || '/requests/',
+    'subscriptions', base || '/subscriptions/')::text, NULL, NULL, NULL
+$$;
+COMMENT ON FUNCTION pubsubpull.root_get(text) IS 'GET /: links to everything.';

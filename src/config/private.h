@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* private.h: what the files of this room share and nobody else needs. */
+#ifndef PSP_CONFIG_PRIVATE_H
+#define PSP_CONFIG_PRIVATE_H
+
+#include <httpd.h>
+
+/** True when PubSubPullDatabase names a program instead of a connection string. */
+int psp_config_is_exec(const char *database);
+
+/** What is wrong with exec:/path, as the end of a sentence, or NULL. The program is not run. */
+const char *psp_config_check_exec(apr_pool_t *p, const char *database);
+
+/**
+ * Run the program and read the connection string that it prints, its first line. Never waits longer
+ * than ten seconds.
+ * @return NULL, or what went wrong; neither it nor the log repeats what was printed
+ */
+const char *psp_config_run_exec(const char **conninfo, const char *database, apr_pool_t *p,
+                                apr_status_t *rv);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* db.h: the database as the other rooms see it: sessions, calls of SQL functions, rows of text. */
+#ifndef PSP_DB_DB_H
+#define PSP_DB_DB_H
+
+#include <apr_pools.h>
+#include <apr_time.h>
+
+#include "core/result.h"
+
+/** The version of the schema that this module speaks; sql/record.sql says the same in pubsubpull.schema_version(). */
+#define PSP_SCHEMA_VERSION 1
+
+/** Rows of a finished call, all values as text. Valid until the pool given to the call is cleared. */
+typedef struct psp_rows_t psp_rows_t;
+
+int psp_rows_count(const psp_rows_t *rows);
+/** A value, or NULL for SQL's NULL. Rows and columns count from 0. */
+const char *psp_rows_get(const psp_rows_t *rows, int row, int column);
+apr_size_t psp_rows_length(const psp_rows_t *rows, int row, int column);
+
+/** What is wrong with a connection string, as the end of a sentence, or NULL. Never repeats any of it: it may hold a
+ * password. Connects to nothing. */
+const char *psp_db_check_conninfo(apr_pool_t *p, const char *conninfo);
+
+/* --- What happened, for the log: results speak to clients and tell nothing of hosts, roles and SQL --- */
+
+typedef enum {
+    PSP_DB_CONNECTED,   /* a session was opened; cause is empty */
+    PSP_DB_UNREACHABLE, /* a session could not be opened */
+    PSP_DB_LOST,        /* a session broke or an upgrade outdated it; it is replaced when needed */
+    PSP_DB_LATE,        /* no answer before the deadline; cause is the call, or that all sessions were in use */
+    PSP_DB_FAILED       /* the server refused a call for a reason that the client is not to blame for */
+} psp_db_event_t;
+
+/** @param cause one line in libpq's or PostgreSQL's words, without secrets; valid during the callback only */
+typedef void psp_db_report_fn(void *baton, psp_db_event_t event, apr_status_t rv,
+                              const char *cause);
+
+/* --- Calls that wait, for request handlers (never without a deadline) --- */
+
+/** One child process's pool of sessions. Sessions are opened when first needed and reopened when broken. */
+typedef struct psp_db_pool_t psp_db_pool_t;
+
+/** @param max most sessions at a time; @param p owner, lives as long as the child process */
+apr_status_t psp_db_pool_make(psp_db_pool_t **pool, const char *conninfo, int min, int max,
+                              apr_pool_t *p);
+
+/** Who wants to hear what happens. Set before the first call; report comes from the thread that calls. */
+void psp_db_pool_report(psp_db_pool_t *pool, psp_db_report_fn *report, void *baton);
+
+/** Close sessions above the minimum that were idle for a minute. Every call does this too; for those with a clock. */
+void psp_db_pool_tidy(psp_db_pool_t *pool);
+
+/**
+ * Call SQL and wait for its rows. A session is taken from the pool and given back; each call is one transaction.
+ * Statements are prepared once per session. A session found broken before anything was sent is replaced, once.
+ * @param call one statement with $1…$n, e.g. "SELECT * FROM pubsubpull.get_table($1, $2)"
+ * @param params text values, NULL for SQL's NULL
+ * @param timeout microseconds for everything: waiting for a session, connecting, the call; the call is cancelled after
+ * @param rows set on success
+ * @return result: SQLSTATE PSnnn raised by our functions becomes http nnn with its message as detail and its
+ *         CONSTRAINT as type; 42501 becomes 403; 22021 and 22P05 (not UTF-8, NUL) 400; class 08, 53, 57, 40,
+ *         25006 and 55P03 become 503; anything else 500
+ */
+psp_result_t psp_db_call(psp_db_pool_t *pool, apr_pool_t *p, const char *call, int n,
+                         const char *const *params, apr_interval_time_t timeout,
+                         const psp_rows_t **rows);
+
+/* --- Calls that do not wait, for the notifier's event loop --- */
+
+/** One session with a queue of calls, each finished by a callback, in order. Reconnects by itself with back-off;
+ * while it is away queued calls fail with http 503 at once. */
+typedef struct psp_session_t psp_session_t;
+
+/** rows is NULL on failure and, like result, valid only during the callback. */
+typedef void psp_session_done_fn(void *baton, const psp_result_t *result, const psp_rows_t *rows);
+
+/** Makes the session; connecting starts at the first step. application_name shows in pg_stat_activity. NULL: no memory. */
+psp_session_t *psp_session_make(apr_pool_t *p, const char *conninfo, const char *application_name);
+
+/** Who wants to hear what happens. */
+void psp_session_report(psp_session_t *s, psp_db_report_fn *report, void *baton);
+
+/**
+ * Queue a call; strings are copied. done is always called exactly once, never from within this function (but not if
+ * the session's pool goes first: drain before). done may send calls; it must not step, drain or destroy the session.
+ * @param timeout counts from when the call's turn comes, not from here
+ */
+void psp_session_send(psp_session_t *s, const char *call, int n, const char *const *params,
+                      apr_interval_time_t timeout, psp_session_done_fn *done, void *baton);
+
+/** The socket to wait for, or -1; *events gets APR_POLLIN/APR_POLLOUT bits. */
+int psp_session_fd(const psp_session_t *s, short *events);
+
+/** Do what can be done without waiting. Call when the socket is ready or the time of psp_session_next came. */
+void psp_session_step(psp_session_t *s, apr_time_t now);
+
+/** When step wants to be called at the latest (time-outs, reconnect); 0: no wish. */
+apr_time_t psp_session_next(const psp_session_t *s);
+
+int psp_session_ready(const psp_session_t *s); /* connected */
+int psp_session_idle(const psp_session_t *s);  /* no call queued or under way */
+
+/** Number of times the session was connected since it was made. */
+apr_uint32_t psp_session_connects(const psp_session_t *s);
+
+/** Wait up to timeout for all queued calls to finish; what is left then fails. Only for shutting down. */
+void psp_session_drain(psp_session_t *s, apr_interval_time_t timeout);
+
+#endif

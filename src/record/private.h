@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* private.h: what the files of this room share: the identity of a request. */
+#ifndef PSP_RECORD_PRIVATE_H
+#define PSP_RECORD_PRIVATE_H
+
+#include "core/uuid.h"
+#include "record/record.h"
+
+/** One request as the services and the log know it. Made once for a request with all its
+ * sub-requests and internal redirects, kept by the first of them, allocated in its pool. */
+typedef struct psp_identity_t {
+    char id[PSP_UUID_LENGTH + 1];
+    int mode;             /* psp_record_t of the place it went to */
+    int carried;          /* it went to a service, which may have changed something under it */
+    const char *envelope; /* JSON, printable ASCII */
+    const char *traceparent;
+    const char *tracestate;
+    const char *pgoption; /* the envelope as an option of the backend, escaped */
+} psp_identity_t;
+
+/** The request that came from the network and all others come from. */
+request_rec *psp_identity_root(request_rec *r);
+
+/** The identity that was made for r or the request that r is a part of, or NULL. */
+psp_identity_t *psp_identity_find(request_rec *r);
+
+/** Would this request get an identity where it is served? */
+int psp_identity_wanted(const request_rec *r);
+
+/** Make one and keep it. NULL: no random numbers, which is logged. */
+psp_identity_t *psp_identity_make(request_rec *r);
+
+/** Take out of headers all that only we may say, in every spelling that a service might take for
+ * ours. */
+void psp_strip(apr_pool_t *p, apr_table_t *headers);
+
+/** The same for headers that were made variables before: a sub-request inherits those of its page.
+ */
+void psp_strip_environment(apr_table_t *environment);
+
+void psp_queue_register_hooks(apr_pool_t *p);
+void psp_carry_register_hooks(apr_pool_t *p);
+void psp_respond_register_hooks(apr_pool_t *p);
+void psp_complete_register_hooks(apr_pool_t *p);
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* record.h: identity of requests: made, carried to the service, handed to the child when the
+ * request ended. */
+#ifndef PSP_RECORD_RECORD_H
+#define PSP_RECORD_RECORD_H
+
+#include <httpd.h>
+
+#include "core/ring.h"
+
+/** Registers the request hooks (fixups REALLY_LAST, insert_filter, log_transaction) and the making
+ * of the queue. */
+void psp_record_register_hooks(apr_pool_t *p);
+
+/** The queue from workers to the notifier child, or NULL when inert. It and the pipe outlive
+ * restarts of httpd: they belong to process->pool, so that records of draining workers are read by
+ * the next child. */
+psp_ring_t *psp_record_ring(void);
+
+/** Read end of the pipe by which workers wake the child (non-blocking), or -1. */
+int psp_record_wake_fd(void);
+
+/** Wake the child: something may have been changed. Costs nothing when it was woken already. */
+void psp_record_wake(void);
+
+/**
+ * One record in the queue: a header, then the envelope's text.
+ * A record with length 0 of envelope is never written.
+ */
+typedef struct psp_record_header_t {
+    apr_int64_t bytes;    /* sent to the client, body only */
+    apr_int64_t duration; /* microseconds */
+    apr_int32_t status;   /* final HTTP status */
+    apr_int32_t mode;     /* psp_record_t of the place the request went to */
+} psp_record_header_t;
+
+/** The envelope of a request if one was made; NULL otherwise. */
+const char *psp_record_envelope(request_rec *r);
+const char *psp_record_id(request_rec *r);
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* answer.c: from an SQL function's row to an HTTP response. */
+#include "web/private.h"
+
+#include <stdlib.h>
+
+#include <apr_strings.h>
+#include <http_log.h>
+#include <http_protocol.h>
+#include <http_request.h>
+
+#include "config/config.h"
+#include "core/uri_template.h"
+
+APLOG_USE_MODULE(pubsubpull);
+
+enum { STATUS, BODY, ETAG, NEXT, LOCATION };
+
+/* Where names of tables stand in all URLs and calls: /tables/{t}…, and $2 after the base. */
+#define TABLE_SEGMENT 1
+#define TABLE_PARAM 1
+
+int psp_web_may(request_rec *r, const char *method, const char *path)
+{
+    request_rec *sub = ap_sub_req_method_uri(method, path, r, NULL);
+    int may = sub->status == HTTP_OK;
+
+    ap_destroy_sub_req(sub);
+    return may;
+}
+
+int psp_web_may_get(request_rec *r, const char *path)
+{
+    return psp_web_may(r, "GET", path);
+}
+
+/* Only entity tags count: these resources have no Last-Modified. Returns true when the answer is
+ * without a body. */
+static int is_conditional(request_rec *r, int *answer)
+{
+    if (r->method_number != M_GET || r->status != HTTP_OK || r->no_local_copy ||
+        !apr_table_get(r->headers_out, "ETag")) {
+        return 0;
+    }
+    if (ap_condition_if_match(r, r->headers_out) == AP_CONDITION_NOMATCH) {
+        *answer = psp_web_problem(r, HTTP_PRECONDITION_FAILED, "changed",
+                                  "The resource is not, or no longer, what If-Match names. GET it "
+                                  "again without that header.",
+                                  0);
+        return 1;
+    }
+    if (ap_condition_if_none_match(r, r->headers_out) >= AP_CONDITION_WEAK) {
+        r->status = HTTP_NOT_MODIFIED;
+        *answer = OK;
+        return 1;
+    }
+    return 0;
+}
+
+static void set_headers(psp_call_t *c, const psp_rows_t *rows)
+{
+    request_rec *r = c->r;
+    const char *etag = psp_rows_get(rows, 0, ETAG);
+    const char *next = psp_rows_get(rows, 0, NEXT);
+    const char *location = psp_rows_get(rows, 0, LOCATION);
+
+    /* Private: what one user may read must not be handed to another by a cache. */
+    apr_table_setn(r->headers_out, "Cache-Control", "private, no-cache");
+    if (etag) {
+        apr_table_setn(r->headers_out, "ETag", apr_pstrcat(r->pool, "\"", etag, "\"", NULL));
+    }
+    if (next) {
+        apr_table_addn(r->headers_out, "Link",
+                       apr_pstrcat(r->pool, "<", next, ">; rel=\"next\"", NULL));
+    }
+    if (location) {
+        apr_table_setn(r->headers_out, r->status == HTTP_CREATED ? "Location" : "Content-Location",
+                       location);
+    }
+}
+
+static int send_row(psp_call_t *c, const psp_rows_t *rows)
+{
+    request_rec *r = c->r;
+    const char *status = psp_rows_get(rows, 0, STATUS);
+    const char *body = psp_rows_get(rows, 0, BODY);
+    int answer = OK;
+
+    r->status = status ? atoi(status) : 0;
+    if (!ap_is_HTTP_SUCCESS(r->status)) {
+        const psp_result_t nonsense = {
+            .rv = APR_EGENERAL,
+            .http = HTTP_INTERNAL_SERVER_ERROR,
+            .type = "database-error",
+            .detail = "The database gave no answer that HTTP knows. This is a fault of the server.",
+        };
+        return psp_web_fail(r, &nonsense);
+    }
+    set_headers(c, rows);
+    if (is_conditional(r, &answer)) {
+        return answer;
+    }
+    psp_settle_body(r);
+    if (!body) {
+        r->status = r->status == HTTP_OK ? HTTP_NO_CONTENT : r->status;
+        return OK;
+    }
+    ap_set_content_type(r, "application/json");
+    ap_set_content_length(r, (apr_off_t)psp_rows_length(rows, 0, BODY));
+    if (!r->header_only && ap_rwrite(body, (int)psp_rows_length(rows, 0, BODY), r) < 0) {
+        ap_log_rerror(APLOG_MARK, APLOG_DEBUG, APR_ECONNABORTED, r, "client is gone");
+    }
+    return OK;
+}
+
+/* The function says how the table's name is really spelled. Rules of httpd may be written for that
+ * URL only, so they are asked again before it is served under another one. */
+static int answer_canonical(psp_call_t *c, const char *call, int n, const char *const *params,
+                            const char *name)
+{
+    apr_pool_t *p = c->r->pool;
+    const char **raw, **again;
+    const psp_rows_t *rows;
+    psp_result_t result;
+
+    if (c->nsegments <= TABLE_SEGMENT || n <= TABLE_PARAM) {
+        return psp_web_problem(c->r, HTTP_NOT_FOUND, "no-such-table",
+                               apr_pstrcat(p, "Write the name as ", name, ".", NULL), 0);
+    }
+    raw = apr_pmemdup(p, c->raw_segments, (apr_size_t)c->nsegments * sizeof(*raw));
+    raw[TABLE_SEGMENT] = psp_percent_encode(p, name);
+    c->raw_segments = raw;
+    if (!psp_web_may(c->r, c->r->method, psp_raw_path(c, c->prefix, c->nsegments))) {
+        return psp_web_problem(c->r, HTTP_FORBIDDEN, "forbidden",
+                               apr_pstrcat(p, "You may not do this with ", name, ".", NULL), 0);
+    }
+    again = apr_pmemdup(p, params, (apr_size_t)n * sizeof(*again));
+    again[TABLE_PARAM] = name;
+    result = psp_web_call(c, call, n, again, &rows);
+    if (result.rv != APR_SUCCESS) {
+        return psp_web_fail(c->r, &result);
+    }
+    apr_table_setn(c->r->headers_out, "Content-Location", psp_raw_path(c, c->base, c->nsegments));
+    return send_row(c, rows);
+}
+
+int psp_web_answer(psp_call_t *c, const char *call, int n, const char *const *params)
+{
+    const psp_rows_t *rows;
+    psp_result_t result = psp_web_call(c, call, n, params, &rows);
+
+    if (result.rv == APR_SUCCESS) {
+        return send_row(c, rows);
+    }
+    if (result.http == HTTP_PERMANENT_REDIRECT) {
+        return answer_canonical(c, call, n, params, result.detail);
+    }
+    return psp_web_fail(c->r, &result);
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* call.c: this process's sessions with the database, and whether it has the schema that we speak.
+ */
+#include "web/private.h"
+
+#include <stdlib.h>
+
+#include <apr_atomic.h>
+#include <apr_strings.h>
+#include <http_log.h>
+
+#include "config/config.h"
+
+APLOG_USE_MODULE(pubsubpull);
+
+#define REMEDY "psql -v ON_ERROR_STOP=1 -f sql/install.sql"
+
+#define POOL_MIN 0
+#define POOL_MAX 8
+
+static psp_db_pool_t *database;      /* made in child_init, before there are threads */
+static volatile apr_uint32_t usable; /* the schema was seen and is ours */
+static volatile apr_uint32_t told;   /* it was not, and the log says so */
+
+static void child_init(apr_pool_t *p, server_rec *s)
+{
+    const psp_server_config_t *c = psp_config_server(s);
+    apr_status_t rv;
+
+    if (!c->conninfo) {
+        return;
+    }
+    rv = psp_db_pool_make(&database, c->conninfo, c->pool_min == PSP_UNSET ? POOL_MIN : c->pool_min,
+                          c->pool_max == PSP_UNSET ? POOL_MAX : c->pool_max, p);
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
+                     "PSP0303: the pool of database sessions could not be made; resources answer "
+                     "503 in this process");
+        database = NULL;
+        return;
+    }
+    psp_db_pool_report(database, psp_report, s);
+}
+
+psp_db_pool_t *psp_web_db(void)
+{
+    return database;
+}
+
+static psp_result_t not_ours(request_rec *r, apr_status_t rv, const char *type, const char *detail)
+{
+    if (apr_atomic_cas32(&told, 1, 0) == 0) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, rv == APR_EGENERAL ? 0 : rv, r, "PSP0304: %s", detail);
+    }
+    return (psp_result_t){.rv = rv, .http = 503, .type = type, .detail = detail, .retry_after = 60};
+}
+
+static psp_result_t missing(request_rec *r, apr_status_t rv)
+{
+    return not_ours(r, rv, "schema-missing",
+                    "The database has no schema pubsubpull, or only a part of it. "
+                    "The administrator installs it with: " REMEDY);
+}
+
+/* Asked until the answer is yes, so that an installation is noticed without a restart. */
+static psp_result_t check_schema(request_rec *r)
+{
+    const psp_rows_t *rows;
+    psp_result_t result;
+    const char *found;
+
+    if (apr_atomic_read32(&usable)) {
+        return (psp_result_t){.rv = APR_SUCCESS};
+    }
+    result = psp_db_call(database, r->pool, "SELECT pubsubpull.schema_version()", 0, NULL,
+                         PSP_WEB_TIMEOUT, &rows);
+    if (result.rv != APR_SUCCESS) {
+        return !strcmp(result.type, "database-schema") ? missing(r, result.rv) : result;
+    }
+    found = psp_rows_get(rows, 0, 0);
+    if (!found || atoi(found) != PSP_SCHEMA_VERSION) {
+        return not_ours(
+            r, APR_EGENERAL, "schema-version",
+            apr_psprintf(r->pool,
+                         "The schema pubsubpull in the database is version %s, and this "
+                         "module speaks version %d. The administrator upgrades it with "
+                         "the files of this module: " REMEDY,
+                         found ? found : "unknown", PSP_SCHEMA_VERSION));
+    }
+    apr_atomic_set32(&usable, 1);
+    apr_atomic_set32(&told, 0);
+    return result;
+}
+
+psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
+                          const psp_rows_t **rows)
+{
+    psp_result_t result = check_schema(c->r);
+
+    if (result.rv != APR_SUCCESS) {
+        return result;
+    }
+    result = psp_db_call(database, c->r->pool, call, n, params, PSP_WEB_TIMEOUT, rows);
+    if (result.rv != APR_SUCCESS && !strcmp(result.type, "database-schema")) {
+        apr_atomic_set32(&usable, 0);
+        return missing(c->r, result.rv);
+    }
+    return result;
+}
+
+void psp_call_register_hooks(apr_pool_t *p)
+{
+    (void)p;
+    ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
+}

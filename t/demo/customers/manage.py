@@ -1,0 +1,11 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+# manage.py: Django's command line for the customers service.
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    execute_from_command_line(sys.argv)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+# Postgres.pm: a private PostgreSQL cluster on loopback and a unix socket, gone when the test ends.
+package PspTest::Postgres;
+use strict;
+use warnings;
+use DBI;
+use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive signal_group wait_until free_port repo slurp spew);
+
+# start(fsync => 1, config => "more lines", dir => where, socket => dir, log => file, port => n)
+# Databases and roles: the superuser postgres; `service`, which owns database `app` and what it makes there;
+# `pubsubpull`, which owns the module's schema once install_schema was called. All may connect without a password.
+sub start {
+    my ($class, %o) = @_;
+    my $tmp = $o{socket} // tmp_dir();
+    my $self = bless {
+        %o,
+        dir    => $o{dir} // "$tmp/pg",
+        socket => $o{socket} // "$tmp/s",
+        port   => $o{port} // free_port(),
+        bin    => bin_dir(),
+        user   => $> == 0 ? 'postgres' : undef,    # the server refuses to run as root
+        owner  => $$,
+    }, $class;
+    for my $dir ($self->{dir}, $self->{socket}) {
+        -d $dir or mkdir $dir, 0700 or die "$dir: $!";
+        if (defined $self->{user}) {
+            my (undef, undef, $uid, $gid) = getpwnam $self->{user} or die "no user $self->{user}";
+            chown $uid, $gid, $dir or die "$dir: $!";
+        }
+        chmod $dir eq $self->{socket} ? 0755 : 0700, $dir or die "$dir: $!";
+    }
+    $self->initdb;
+    at_exit(sub { $self->stop('immediate') if $self->{owner} == $$ });
+    $self->launch;
+    my $dbh = $self->dbh(user => 'postgres', db => 'postgres');
+    $dbh->do('CREATE ROLE service LOGIN');
+    $dbh->do('CREATE ROLE pubsubpull LOGIN');
+    $dbh->do('CREATE DATABASE app OWNER service');
+    $dbh->do('GRANT CREATE ON DATABASE app TO pubsubpull');
+    $dbh->disconnect;
+    return $self;
+}
+
+sub bin_dir {
+    my ($dir) = sort { ($b =~ /(\d+)/)[0] <=> ($a =~ /(\d+)/)[0] } glob '/usr/lib/postgresql/*/bin';
+    return $dir // die 'PostgreSQL is not installed: make deps-test';
+}
+
+sub initdb {
+    my ($self) = @_;
+    my $log = "$self->{socket}/initdb.log";
+    my $pid = spawn(
+        cmd => ["$self->{bin}/initdb", '-D', $self->{dir}, '-U', 'postgres', '-A', 'trust',
+            '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync', '--no-instructions'],
+        user => $self->{user}, log => $log, cwd => '/');
+    waitpid $pid, 0;
+    die "initdb failed:\n" . slurp($log) if $?;
+
+    my $fsync = $self->{fsync} ? 'on' : 'off';
+    my $conf = slurp("$self->{dir}/postgresql.conf") . <<"END" . ($self->{config} // '');
+
+listen_addresses = '127.0.0.1'
+port = $self->{port}
+unix_socket_directories = '$self->{socket}'
+max_connections = 300
+shared_buffers = 64MB
+max_wal_size = 2GB
+fsync = $fsync
+full_page_writes = $fsync
+synchronous_commit = $fsync
+wal_level = minimal
+max_wal_senders = 0
+max_prepared_transactions = 10
+jit = off
+log_line_prefix = '%m [%p] %q%u@%d %a '
+log_min_duration_statement = -1
+END
+    spew("$self->{dir}/postgresql.conf", $conf);
+    return;
+}
+
+sub launch {
+    my ($self) = @_;
+    $self->{pid} = spawn(
+        cmd => ["$self->{bin}/postgres", '-D', $self->{dir}],
+        user => $self->{user}, death => 'QUIT', log => $self->log_file, cwd => '/');
+    wait_until {
+        die "PostgreSQL did not start:\n" . slurp($self->log_file) if !alive($self->{pid});
+        DBI->connect($self->dsn('postgres'), 'postgres', '',
+            { RaiseError => 0, PrintError => 0, AutoInactiveDestroy => 1 });
+    } 30, 'PostgreSQL to accept connections';
+    return;
+}
+
+sub log_file { return $_[0]{log} // "$_[0]{socket}/postgresql.log" }
+sub log      { return slurp($_[0]->log_file) }
+sub port     { return $_[0]{port} }
+sub pid      { return $_[0]{pid} }
+
+# stop('fast' | 'immediate' | 'smart')
+sub stop {
+    my ($self, $how) = @_;
+    my %signal = (fast => 'INT', immediate => 'QUIT', smart => 'TERM');
+    my $pid = delete $self->{pid} or return;
+    stop_child($pid, $signal{ $how // 'fast' }, 20);
+    return;
+}
+
+sub restart {
+    my ($self, $how) = @_;
+    $self->stop($how);
+    $self->launch;
+    return;
+}
+
+# STOP or CONT for the whole server: a database that hangs.
+sub signal {
+    my ($self, $signal) = @_;
+    for my $pid ($self->{pid}, split ' ', `pgrep -P $self->{pid}`) { kill $signal, $pid }
+    return;
+}
+
+# Through TCP by default, since services usually connect so; the socket with socket => 1.
+sub conninfo {
+    my ($self, %o) = @_;
+    my $host = $o{socket} ? $self->{socket} : '127.0.0.1';
+    return sprintf 'host=%s port=%d dbname=%s user=%s', $host, $self->{port}, $o{db} // 'app', $o{user} // 'service';
+}
+
+sub dsn {
+    my ($self, $db) = @_;
+    return sprintf 'dbi:Pg:host=%s;port=%d;dbname=%s', $self->{socket}, $self->{port}, $db // 'app';
+}
+
+# What a child process needs in its environment to connect with any libpq program.
+sub env {
+    my ($self, %o) = @_;
+    return (PGHOST => '127.0.0.1', PGPORT => $self->{port}, PGDATABASE => $o{db} // 'app',
+        PGUSER => $o{user} // 'service');
+}
+
+# A new connection: dbh(user => 'service', db => 'app', attributes of DBI …)
+sub dbh {
+    my ($self, %o) = @_;
+    my $user = delete $o{user} // 'service';
+    my $db   = delete $o{db};
+    return DBI->connect($self->dsn($db), $user, '',
+        { RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1, AutoInactiveDestroy => 1, %o });
+}
+
+# sql($statement, @values): first column of the first row. sql([user => …, db => …], $statement, @values): as somebody else.
+sub sql {
+    my ($self, @args) = @_;
+    return $self->rows(@args)->[0][0];
+}
+
+# The same: all rows, a list of lists. A statement without rows gives an empty list.
+sub rows {
+    my ($self, @args) = @_;
+    my %as = ref $args[0] eq 'ARRAY' ? @{ shift @args } : ();
+    my ($statement, @values) = @args;
+    my $key = join '/', $$, $as{user} // 'service', $as{db} // 'app';
+    my $dbh = $self->{dbh}{$key};
+    $dbh = $self->{dbh}{$key} = $self->dbh(%as) if !$dbh || !$dbh->ping;
+    my $query = $dbh->prepare($statement, { pg_direct => @values ? 0 : 1 });
+    $query->execute(@values);
+    return $query->{NUM_OF_FIELDS} ? $query->fetchall_arrayref : [];
+}
+
+# psql(['-c', …], user => …, db => …): output of the real program; dies when it fails.
+sub psql {
+    my ($self, $args, %o) = @_;
+    my $out = "$self->{socket}/psql.out";
+    unlink $out;
+    my $pid = spawn(
+        cmd => ["$self->{bin}/psql", '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', @$args],
+        env => { $self->env(%o), PGHOST => $self->{socket}, %{ $o{env} // {} } }, log => $out);
+    waitpid $pid, 0;
+    my $status = $?;
+    my $text = slurp($out);
+    die "psql @$args:\n$text" if $status;
+    return $text;
+}
+
+sub install_schema {
+    my ($self, %o) = @_;
+    return $self->psql(['-f', repo('sql/install.sql')], user => 'pubsubpull', %o);
+}
+
+# What an owner does before a table can be published.
+sub publishable {
+    my ($self, @tables) = @_;
+    $self->sql("GRANT SELECT, TRIGGER ON $_ TO pubsubpull") for @tables;
+    return;
+}
+
+# Statements of a role's or application's sessions end in an error: kill_backend("application_name ~ 'notifier'")
+sub kill_backend {
+    my ($self, $where) = @_;
+    return scalar @{ $self->rows([user => 'postgres', db => 'postgres'],
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ($where)") };
+}
+
+1;

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# Service.pm: any program that listens on a port, for the time of a test.
+package PspTest::Service;
+use strict;
+use warnings;
+use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive wait_until free_port listening repo slurp);
+
+# start(cmd => ['program', '--port', '{port}'], env => {}, cwd => dir, log => file, port => n)
+sub start {
+    my ($class, %o) = @_;
+    my $self = bless { port => free_port(), %o, owner => $$ }, $class;
+    $self->{log} //= tmp_dir() . '/service.log';
+    at_exit(sub { $self->stop if $self->{owner} == $$ });
+    $self->launch;
+    return $self;
+}
+
+sub launch {
+    my ($self) = @_;
+    my @cmd = map { s/\{port\}/$self->{port}/gr } @{ $self->{cmd} };
+    $self->{pid} = spawn(cmd => \@cmd, env => $self->{env}, cwd => $self->{cwd}, log => $self->{log}, death => 'TERM');
+    wait_until {
+        die "@cmd did not start:\n" . $self->log_text if !alive($self->{pid});
+        listening($self->{port});
+    } 20, "@cmd to listen";
+    return;
+}
+
+sub stop {
+    my ($self) = @_;
+    stop_child(delete $self->{pid}, 'TERM', 5);
+    return;
+}
+
+sub port     { return $_[0]{port} }
+sub pid      { return $_[0]{pid} }
+sub url      { return "http://127.0.0.1:$_[0]{port}" . ($_[1] // '') }
+sub log_text { return slurp($_[0]{log}) }
+
+# A WSGI application under gunicorn: wsgi('module:application', path => [directories], env => {}, threads => 16)
+sub wsgi {
+    my ($class, $application, %o) = @_;
+    my %env = (%{ delete $o{env} // {} }, PYTHONDONTWRITEBYTECODE => 1, PYTHONPATH => join ':', @{ delete $o{path} });
+    return $class->start(
+        cmd => ['/usr/bin/python3', '-m', 'gunicorn', '--bind', '127.0.0.1:{port}', '--workers', $o{workers} // 2,
+            '--threads', $o{threads} // 8, '--keep-alive', 75, '--graceful-timeout', 1, $application],
+        cwd => '/', env => \%env, %o);
+}
+
+# The customers service of the demo on the tables of database app, its tables made:
+# customers($pg, adapter => 0: without the adapter, …); table public.customers_customer, resource /customers/
+sub customers {
+    my ($class, $pg, %o) = @_;
+    my %env = ($pg->env, %{ delete $o{env} // {} });
+    $env{CUSTOMERS_ADAPTER} = '' if exists $o{adapter} && !delete $o{adapter};
+    my @path = (repo('t/demo/customers'), repo('conf/backends/django'));
+    my $log = $o{log} // tmp_dir() . '/customers.log';
+    my $pid = spawn(
+        cmd => ['/usr/bin/python3', '-B', repo('t/demo/customers/manage.py'), 'migrate', '--verbosity', 1],
+        env => { %env, PYTHONPATH => join ':', @path }, log => $log, cwd => '/');
+    waitpid $pid, 0;
+    die 'manage.py migrate: ' . slurp($log) if $?;
+    return $class->wsgi('project.wsgi', path => \@path, env => \%env, log => $log, %o);
+}
+
+1;
