@@ -21,7 +21,7 @@ ARGS       ?=
 PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl-dev pkg-config
 PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
                  python3 python3-django python3-psycopg2 python3-gunicorn curl
-PACKAGES_TEST  = $(PACKAGES_RUN) postgresql-15-pgtap
+PACKAGES_TEST  = $(PACKAGES_RUN)
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 nginx-light wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
@@ -59,10 +59,12 @@ ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SA
 
 all: $(MODULE) ## build build/mod_pubsubpull.so (WERROR=1: warnings are errors)
 
-# Only the module record is visible outside: names of ours never meet those of other modules.
+# Only the module record is visible outside: names of ours never meet those of other modules. A running httpd
+# keeps the file that it has loaded.
 $(MODULE): $(OBJECTS) $(BUILD)/exports.map
 	$(CC) -shared $(SANITIZE) $(LDFLAGS) -Wl,--as-needed -Wl,--version-script=$(BUILD)/exports.map \
-	    -o $@ $(OBJECTS) $(LIBS)
+	    -o $@.new $(OBJECTS) $(LIBS)
+	@mv -f $@.new $@
 
 $(BUILD)/exports.map: | $(BUILD)/flags
 	@echo '{ global: pubsubpull_module; local: *; };' > $@

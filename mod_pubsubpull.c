@@ -5,6 +5,7 @@
 
 #include "audit/audit.h"
 #include "config/config.h"
+#include "notify/notify.h"
 #include "publish/publish.h"
 #include "pull/pull.h"
 #include "record/record.h"
@@ -15,9 +16,10 @@
  * At start-up and restart, in this order (post_config, by the places that the rooms give
  * themselves):
  *
- *   config   FIRST      finds the connection string; all that follows needs it
- *   record   FIRST + 1  makes the queue, or finds the one of before the restart; before anybody forks
- *   web      child_init in each worker, after the fork: no session with the database may be shared
+ *   config   FIRST        finds the connection string; all that follows needs it
+ *   record   FIRST + 1    makes the queue, or finds the one of before the restart; before anybody forks
+ *   notify   REALLY_LAST  forks the child, which inherits the queue and the string
+ *   web      child_init   in each worker, after the fork: no session with the database may be shared
  *
  * For each request:
  *
@@ -36,6 +38,7 @@ static void register_hooks(apr_pool_t *p)
 {
     psp_config_register_hooks(p);
     psp_record_register_hooks(p);
+    psp_notify_register_hooks(p);
     psp_web_register_hooks(p);
     psp_web_add_routes(psp_publish_routes);
     psp_web_add_routes(psp_subscribe_routes);

@@ -216,26 +216,32 @@ $$;
 COMMENT ON FUNCTION pubsubpull.change_type("char") IS 'The word for a type of change.';
 
 -- Text of {"column": value, …} for the key of a change. One column of a number type, the common case, is the key's text itself.
-CREATE OR REPLACE FUNCTION pubsubpull.key_object(key text[], plain boolean, url_key text, row_json json) RETURNS text
+-- This and change_json have no SET clause: so the planner puts their bodies in place of the calls.
+CREATE OR REPLACE FUNCTION pubsubpull.key_members(key text[], row_json json) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN url_key IS NULL THEN 'null'
-    WHEN plain THEN concat('{', to_json(key[1]), ':', url_key, '}')
-    ELSE (SELECT concat('{', string_agg(concat(to_json(k), ':', coalesce((row_json->k)::text, 'null')), ',' ORDER BY n), '}')
-          FROM unnest(key) WITH ORDINALITY AS u(k, n)) END
+  SELECT concat('{', string_agg(concat(to_json(k), ':', coalesce((row_json->k)::text, 'null')), ',' ORDER BY n), '}')
+  FROM unnest(key) WITH ORDINALITY AS u(k, n)
 $$;
-COMMENT ON FUNCTION pubsubpull.key_object(text[], boolean, text, json) IS 'The JSON object that holds a row''s key.';
+COMMENT ON FUNCTION pubsubpull.key_members(text[], json) IS 'The JSON object that holds the key''s columns of a row.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.key_object(key text[], plain text, url_key text, row_json json) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN url_key IS NULL THEN 'null' WHEN plain IS NOT NULL THEN concat(plain, url_key, '}') ELSE pubsubpull.key_members(key, row_json) END
+$$;
+COMMENT ON FUNCTION pubsubpull.key_object(text[], text, text, json) IS 'The JSON object that holds a row''s key.';
 
 -- What is the same for all changes of a table when they are shown.
 CREATE OR REPLACE FUNCTION pubsubpull.shown_tables(tables int[], base text,
-  OUT id int, OUT name_json text, OUT url text, OUT key text[], OUT plain boolean)
+  OUT id int, OUT name_json text, OUT url text, OUT key text[], OUT plain text)
 RETURNS SETOF record LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
   SELECT p.id, to_json(n.name)::text, pubsubpull.table_url(base, n.name), p.key,
-         cardinality(p.key) = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attname = p.key[1]
-                                              AND a.atttypid = ANY ('{int2,int4,int8}'::regtype[]))
+         CASE WHEN cardinality(p.key) = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attname = p.key[1]
+                                                        AND a.atttypid = ANY ('{int2,int4,int8}'::regtype[]))
+              THEN concat('{', to_json(p.key[1]), ':') END
   FROM pubsubpull.published p CROSS JOIN LATERAL (SELECT coalesce(pubsubpull.table_name(p.relation), p.name) AS name) n
   WHERE p.id = ANY (tables)
 $$;
-COMMENT ON FUNCTION pubsubpull.shown_tables(int[], text) IS 'Names, URLs and keys of tables, as documents show them.';
+COMMENT ON FUNCTION pubsubpull.shown_tables(int[], text) IS 'Names, URLs and keys of tables, as documents show them. plain: how the object of a key begins that is one whole number.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.request_json(request uuid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

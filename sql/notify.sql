@@ -48,17 +48,6 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.project(json, text[]) IS 'A row with these columns only.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.project_change(c pubsubpull.change, columns text[]) RETURNS pubsubpull.change
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF columns IS NOT NULL THEN
-    c.old := pubsubpull.project(c.old, columns);
-    c.new := pubsubpull.project(c.new, columns);
-  END IF;
-  RETURN c;
-END $$;
-COMMENT ON FUNCTION pubsubpull.project_change(pubsubpull.change, text[]) IS 'A change whose rows have these columns only; NULL: all.';
-
 -- Whether a subscription wants a change whose table and type fit. An error in the predicate is not a no: the event is sent.
 CREATE OR REPLACE FUNCTION pubsubpull.wants(c pubsubpull.change, columns text[], "when" jsonpath) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -114,13 +103,14 @@ COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier
 CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
 LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
   WITH s AS MATERIALIZED (
-    SELECT q.id, q.table_id, q.types, q.columns, q."when", to_json(q.name)::text AS name_json, t.name_json AS table_json, t.url, t.key, t.plain
-    FROM pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
+    SELECT q.id, q.table_id, q.types, q.columns, q."when", to_json(q.name)::text AS name_json, t.name_json AS table_json, t.url, t.key, t.plain, l.secret
+    FROM pubsubpull.log l, pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
     WHERE q.id = ANY (subscriptions) AND q.state = 'active')
   SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
-         concat(pubsubpull.change_json(CASE WHEN s.columns IS NULL THEN c ELSE pubsubpull.project_change(c, s.columns) END, s.table_json, s.url, s.key, s.plain),
-                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, l.secret), '"') END, '}')
-  FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R') CROSS JOIN pubsubpull.log l
+         concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
+                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain),
+                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END, '}')
+  FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
   WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.wants(c, s.columns, s."when")
   ORDER BY c.id, s.id
 $$;

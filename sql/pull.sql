@@ -106,16 +106,17 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.row_get(text, text, text) IS 'GET /tables/{t}/rows/{key}: one row.';
 
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
-CREATE OR REPLACE FUNCTION pubsubpull.change_json(c pubsubpull.change, name_json text, url text, key text[], plain boolean) RETURNS text
+CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at timestamptz, change_key text, old json, new json, request uuid,
+  channel pubsubpull.channel, name_json text, url text, key text[], plain text) RETURNS text
 LANGUAGE sql STABLE AS $$
-  SELECT concat('{"id":', c.id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(c.type), '","at":', to_json(c.at), ',"key":',
-    pubsubpull.key_object(key, plain, c.key, coalesce(c.new, c.old)), ',"old":', coalesce(c.old::text, 'null'), ',"new":', coalesce(c.new::text, 'null'),
-    ',"url":', CASE WHEN c.key IS NULL THEN 'null' ELSE concat('"', url, '/rows/', c.key, '"') END,
-    ',"request":', CASE WHEN c.request IS NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(c.request), concat('{"id":"', c.request, '"}')) END,
-    ',"channel":', coalesce(to_json(c.channel)::text, 'null'))
+  SELECT concat('{"id":', id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(type), '","at":', to_json(at), ',"key":',
+    pubsubpull.key_object(key, plain, change_key, coalesce(new, old)), ',"old":', coalesce(old::text, 'null'), ',"new":', coalesce(new::text, 'null'),
+    ',"url":', CASE WHEN change_key IS NULL THEN 'null' ELSE concat('"', url, '/rows/', change_key, '"') END,
+    ',"request":', CASE WHEN request IS NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
+    ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END)
 $$;
-COMMENT ON FUNCTION pubsubpull.change_json(pubsubpull.change, text, text, text[], boolean) IS
-  'JSON text of a change without its closing brace, so that members can be added.';
+COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text) IS
+  'JSON text of a change without its closing brace, so that members can be added. The last four are from shown_tables.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.changes_page(base text, url text, tables int[], since text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
@@ -127,7 +128,7 @@ DECLARE
   last_id bigint;
   n int;
 BEGIN
-  SELECT string_agg(concat(pubsubpull.change_json(c, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id), max(c.id), count(*)
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id), max(c.id), count(*)
   INTO page, last_id, n
   FROM pubsubpull.feed(p, tables, most) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
   IF n = most THEN

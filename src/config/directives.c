@@ -141,19 +141,12 @@ static int push_everything(apr_pool_t *p, apr_array_header_t **list, const char 
            push_network(p, list, "8000::", "1");
 }
 
-/* cmd->info says which list: addresses are written as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1. */
-static const char *add_network(cmd_parms *cmd, void *dir, const char *arg)
+/* Written as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1. */
+static const char *add_network(cmd_parms *cmd, apr_array_header_t **list, const char *arg)
 {
-    const char *error;
-    psp_server_config_t *c = main_server(cmd, &error);
-    apr_array_header_t **list = (apr_array_header_t **)(void *)((char *)c + (apr_size_t)cmd->info);
     char *address = apr_pstrdup(cmd->temp_pool, arg);
     char *mask = strchr(address, '/');
 
-    (void)dir;
-    if (error) {
-        return error;
-    }
     if (mask) {
         *mask++ = '\0';
     }
@@ -167,11 +160,37 @@ static const char *add_network(cmd_parms *cmd, void *dir, const char *arg)
                        NULL);
 }
 
-static const char *set_dir_flag(cmd_parms *cmd, void *dir, int on)
+static const char *add_allow(cmd_parms *cmd, void *dir, const char *arg)
 {
-    int *member = (int *)(void *)((char *)dir + (apr_size_t)cmd->info);
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
 
-    *member = on != 0;
+    (void)dir;
+    return error ? error : add_network(cmd, &c->callback_allow, arg);
+}
+
+static const char *add_deny(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    return error ? error : add_network(cmd, &c->callback_deny, arg);
+}
+
+static const char *set_enabled(cmd_parms *cmd, void *dir, int on)
+{
+    psp_dir_config_t *c = dir;
+
+    c->enabled = on != 0;
+    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
+}
+
+static const char *set_anonymous(cmd_parms *cmd, void *dir, int on)
+{
+    psp_dir_config_t *c = dir;
+
+    c->anonymous = on != 0;
     return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
 }
 
@@ -252,9 +271,6 @@ static const char *set_admin(cmd_parms *cmd, void *dir, const char *arg)
     return parse_expression(cmd, arg, 0, &c->admin);
 }
 
-#define IN_SERVER(member) ((void *)APR_OFFSETOF(psp_server_config_t, member))
-#define IN_DIR(member) ((void *)APR_OFFSETOF(psp_dir_config_t, member))
-
 /* Not for .htaccess: who writes a page does not decide whether requests for it are recorded. */
 #define ANYWHERE (RSRC_CONF | ACCESS_CONF)
 
@@ -269,11 +285,11 @@ const command_rec psp_config_directives[] = {
                  "Off: this server delivers no notifications"),
     AP_INIT_TAKE2("PubSubPullPool", set_pool, NULL, RSRC_CONF,
                   "the fewest and the most database sessions of one child process"),
-    AP_INIT_ITERATE("PubSubPullCallbackAllow", add_network, IN_SERVER(callback_allow), RSRC_CONF,
+    AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
-    AP_INIT_ITERATE("PubSubPullCallbackDeny", add_network, IN_SERVER(callback_deny), RSRC_CONF,
+    AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,
                     "networks that callbacks must not be in"),
-    AP_INIT_FLAG("PubSubPull", set_dir_flag, IN_DIR(enabled), ANYWHERE,
+    AP_INIT_FLAG("PubSubPull", set_enabled, NULL, ANYWHERE,
                  "On: requests get an identity that reaches the database session"),
     AP_INIT_TAKE1("PubSubPullRecord", set_record, NULL, ANYWHERE,
                   "which requests are recorded: all, changes or off"),
@@ -281,7 +297,7 @@ const command_rec psp_config_directives[] = {
                     "request headers to record, or none"),
     AP_INIT_TAKE1("PubSubPullUser", set_user, NULL, ANYWHERE,
                   "an expression for the user, instead of the authenticated one"),
-    AP_INIT_FLAG("PubSubPullAnonymous", set_dir_flag, IN_DIR(anonymous), ANYWHERE,
+    AP_INIT_FLAG("PubSubPullAnonymous", set_anonymous, NULL, ANYWHERE,
                  "On: PUT and DELETE of resources need no user"),
     AP_INIT_TAKE1("PubSubPullAdmin", set_admin, NULL, ANYWHERE,
                   "an expression that is true for administrators of all subscriptions"),

@@ -33,16 +33,18 @@ static void warn_full(const request_rec *r, apr_status_t rv)
 
 static void put(const request_rec *root, const psp_identity_t *identity)
 {
+    const request_rec *r = root;
     char record[sizeof(psp_record_header_t) + PSP_ENVELOPE_MAX];
     psp_record_header_t header = {.mode = identity->mode};
     apr_size_t length = strlen(identity->envelope);
-    const request_rec *r;
     apr_status_t rv;
 
-    for (r = root; r; r = r->next) {
-        header.status = r->status; /* of the last one, as the access log has it */
+    header.bytes = r->bytes_sent;
+    while (r->next) {
+        r = r->next;
         header.bytes += r->bytes_sent;
     }
+    header.status = r->status; /* of the last one, as the access log has it */
     if (root->request_time) {
         header.duration = apr_time_now() - root->request_time;
     }

@@ -2,8 +2,6 @@
 /* answer.c: from an SQL function's row to an HTTP response. */
 #include "web/private.h"
 
-#include <stdlib.h>
-
 #include <apr_strings.h>
 #include <http_log.h>
 #include <http_protocol.h>
@@ -20,11 +18,26 @@ enum { STATUS, BODY, ETAG, NEXT, LOCATION };
 #define TABLE_SEGMENT 1
 #define TABLE_PARAM 1
 
+/* A refusal here is an answer and no attempt: httpd's authorization would log each as an error. */
+static const struct ap_logconf *silent(apr_pool_t *p)
+{
+    struct ap_logconf *log = apr_pcalloc(p, sizeof *log);
+
+    ap_reset_module_loglevels(log, APLOG_EMERG);
+    log->level = APLOG_EMERG;
+    return log;
+}
+
 int psp_web_may(request_rec *r, const char *method, const char *path)
 {
-    request_rec *sub = ap_sub_req_method_uri(method, path, r, NULL);
-    int may = sub->status == HTTP_OK;
+    const struct ap_logconf *log = r->connection->log;
+    request_rec *sub;
+    int may;
 
+    r->connection->log = silent(r->pool);
+    sub = ap_sub_req_method_uri(method, path, r, NULL);
+    r->connection->log = log;
+    may = sub->status == HTTP_OK;
     ap_destroy_sub_req(sub);
     return may;
 }
@@ -86,7 +99,7 @@ static int send_row(psp_call_t *c, const psp_rows_t *rows)
     const char *body = psp_rows_get(rows, 0, BODY);
     int answer = OK;
 
-    r->status = status ? atoi(status) : 0;
+    r->status = status ? (int)apr_atoi64(status) : 0;
     if (!ap_is_HTTP_SUCCESS(r->status)) {
         const psp_result_t nonsense = {
             .rv = APR_EGENERAL,

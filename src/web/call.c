@@ -3,8 +3,6 @@
  */
 #include "web/private.h"
 
-#include <stdlib.h>
-
 #include <apr_atomic.h>
 #include <apr_strings.h>
 #include <http_log.h>
@@ -78,7 +76,7 @@ static psp_result_t check_schema(request_rec *r)
         return !strcmp(result.type, "database-schema") ? missing(r, result.rv) : result;
     }
     found = psp_rows_get(rows, 0, 0);
-    if (!found || atoi(found) != PSP_SCHEMA_VERSION) {
+    if (!found || apr_atoi64(found) != PSP_SCHEMA_VERSION) {
         return not_ours(
             r, APR_EGENERAL, "schema-version",
             apr_psprintf(r->pool,

@@ -131,7 +131,7 @@ static int same_segments(apr_pool_t *p, const apr_array_header_t *raw,
     for (i = 0; i < raw->nelts; i++) {
         const char *decoded = decode_but_slashes(p, APR_ARRAY_IDX(raw, i, const char *));
 
-        if (!decoded || strcmp(decoded, APR_ARRAY_IDX(authorized, i, const char *))) {
+        if (!decoded || strcmp(decoded, APR_ARRAY_IDX(authorized, i, const char *)) != 0) {
             return 0;
         }
     }

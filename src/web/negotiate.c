@@ -2,8 +2,6 @@
 /* negotiate.c: what the client can take, and what it sends. */
 #include "web/private.h"
 
-#include <stdlib.h>
-
 #include <apr_lib.h>
 #include <apr_strings.h>
 

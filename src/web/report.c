@@ -11,7 +11,7 @@ APLOG_USE_MODULE(pubsubpull);
 
 static volatile apr_uint32_t away; /* the database cannot be reached, and the log says so */
 
-/* SQLSTATEs of a schema that is missing: PSP0304 says that once, and what to do. */
+/* SQLSTATEs of a schema that is missing: PSP0304 says that once, at a higher level. */
 static int lacks_schema(const char *cause)
 {
     return !strncmp(cause, "3F000", 5) || !strncmp(cause, "42883", 5) ||
@@ -46,10 +46,8 @@ void psp_report(void *baton, psp_db_event_t event, apr_status_t rv, const char *
                      "PSP0313: resources: the database did not answer in time: %s", cause);
         break;
     case PSP_DB_FAILED:
-        if (!lacks_schema(cause)) {
-            ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
-                         "PSP0314: resources: the database refused: %s", cause);
-        }
+        ap_log_error(APLOG_MARK, lacks_schema(cause) ? APLOG_INFO : APLOG_ERR, rv, s,
+                     "PSP0314: resources: the database refused: %s", cause);
         break;
     }
 }

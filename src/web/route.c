@@ -42,7 +42,7 @@ static int matches(const char *pattern, const char *const *segments, int nsegmen
                 return 0;
             }
         }
-        else if (strncmp(pattern, segment, length) || segment[length]) {
+        else if (strncmp(pattern, segment, length) != 0 || segment[length]) {
             return 0;
         }
         pattern += length;

@@ -8,7 +8,7 @@
 #include "core/result.h"
 #include "db/db.h"
 
-#define PSP_WEB_BODY_MAX (64 * 1024) /* most bytes of a PUT body */
+#define PSP_WEB_BODY_MAX 65536 /* most bytes of a PUT body */
 #define PSP_WEB_TIMEOUT apr_time_from_sec(15)
 
 /** What a handler knows about its request. Strings live in r->pool. */

@@ -51,7 +51,7 @@ sub base_config {
     my $user = $> == 0 ? "User www-data\nGroup www-data" : '';
     my $processes = $self->{mpm} eq 'prefork'
         ? "StartServers 4\nServerLimit 256\nMaxRequestWorkers 256\nMinSpareServers 2\nMaxSpareServers 32"
-        : "StartServers 2\nServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\n"
+        : "StartServers 2\nServerLimit 8\nThreadsPerChild 64\nMaxRequestWorkers 512\n"
         . "MinSpareThreads 64\nMaxSpareThreads 256";
     my $level = $self->{log_level} // 'notice pubsubpull:info';
     $level =~ s/\S*pubsubpull:\S+// if !$self->{module};

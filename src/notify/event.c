@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* event.c: events in memory, lists of them, and the table that finds the last one of a key. */
+#include "notify/private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BUCKETS 16384
+
+struct psp_lanes_t {
+    psp_event_t *buckets[BUCKETS];
+};
+
+psp_lanes_t *psp_lanes_make(psp_child_t *c)
+{
+    return apr_pcalloc(c->p, sizeof(psp_lanes_t));
+}
+
+void psp_queue_push(psp_queue_t *q, psp_event_t *e)
+{
+    e->next = NULL;
+    if (q->last) {
+        q->last->next = e;
+    }
+    else {
+        q->first = e;
+    }
+    q->last = e;
+    q->count++;
+}
+
+void psp_queue_push_front(psp_queue_t *q, psp_event_t *e)
+{
+    e->next = q->first;
+    q->first = e;
+    if (!q->last) {
+        q->last = e;
+    }
+    q->count++;
+}
+
+psp_event_t *psp_queue_pop(psp_queue_t *q)
+{
+    psp_event_t *e = q->first;
+
+    if (e) {
+        q->first = e->next;
+        if (!q->first) {
+            q->last = NULL;
+        }
+        q->count--;
+        e->next = NULL;
+    }
+    return e;
+}
+
+/* --- The table of keys --- */
+
+static unsigned hash_key(int id, const char *key)
+{
+    unsigned hash = 2166136261u ^ (unsigned)id;
+
+    while (*key) {
+        hash = (hash ^ (unsigned char)*key++) * 16777619u;
+    }
+    return hash ^ hash >> 15;
+}
+
+psp_event_t *psp_keys_find(const psp_child_t *c, const psp_sub_t *sub, const char *key)
+{
+    unsigned hash = hash_key(sub->id, key);
+    psp_event_t *e = c->lanes->buckets[hash % BUCKETS];
+
+    while (e && (e->hash != hash || e->sub != sub || strcmp(e->key, key) != 0)) {
+        e = e->hash_next;
+    }
+    return e;
+}
+
+void psp_keys_insert(psp_child_t *c, psp_event_t *e)
+{
+    psp_event_t **bucket = &c->lanes->buckets[e->hash % BUCKETS];
+
+    e->hash_next = *bucket;
+    e->hashed = 1;
+    *bucket = e;
+}
+
+void psp_keys_remove(psp_child_t *c, psp_event_t *e)
+{
+    psp_event_t **at = &c->lanes->buckets[e->hash % BUCKETS];
+
+    if (!e->hashed) {
+        return;
+    }
+    while (*at != e) {
+        at = &(*at)->hash_next;
+    }
+    *at = e->hash_next;
+    e->hashed = 0;
+}
+
+/* --- Events --- */
+
+psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news)
+{
+    apr_size_t key_size = news->key ? strlen(news->key) + 1 : 0;
+    psp_event_t *e = psp_child_alloc(NULL, sizeof *e + key_size + news->length + 1);
+
+    memset(e, 0, sizeof *e);
+    e->sub = sub;
+    e->id = news->id;
+    e->barrier = news->barrier || !news->key;
+    if (news->key) {
+        e->key = (char *)(e + 1);
+        memcpy(e->key, news->key, key_size);
+        e->hash = hash_key(sub->id, news->key);
+    }
+    e->body = (char *)(e + 1) + key_size;
+    memcpy(e->body, news->body, news->length);
+    e->body[news->length] = '\0';
+    e->length = news->length;
+    sub->bytes += e->length;
+    c->bytes += e->length;
+    return e;
+}
+
+void psp_event_free(psp_child_t *c, psp_event_t *e)
+{
+    psp_keys_remove(c, e);
+    e->sub->bytes -= e->length;
+    c->bytes -= e->length;
+    free(e->error);
+    free(e->behind);
+    free(e);
+}

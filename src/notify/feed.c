@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* feed.c: reads changes for all subscriptions at once, and for none that has enough in memory.
+ *
+ * Subscriptions at the same position are one group: a thousand idle ones cost one small read. Who has
+ * too much waiting leaves its group and comes back by itself from where it stopped. One read is under way
+ * at a time; what it returns is queued before the next is made.
+ */
+#include "notify/private.h"
+
+#include <apr_strings.h>
+#include <http_log.h>
+
+#include "core/json.h"
+
+APLOG_USE_MODULE(pubsubpull);
+
+#define GROUPS 8                       /* most groups in one read; the others take turns */
+#define POLL apr_time_from_msec(40)    /* without being woken */
+#define GAP_MIN apr_time_from_msec(1)  /* between reads when woken and there was something */
+#define GAP_MAX apr_time_from_msec(10) /* when there was nothing */
+#define READ_BYTES (4 * 1024 * 1024)   /* bodies to expect from one group */
+#define RETRY apr_time_from_msec(200)
+#define SUSPECT_RETRY apr_time_from_sec(5)
+
+/* Columns of notify_read. */
+enum { GROUP, SUBSCRIPTION, CHANGE, KEY, BODY, POSITION, MORE, GENERATION, BARRIER };
+
+typedef struct group_t {
+    apr_array_header_t *ids; /* of int */
+    psp_pos_t *before;       /* counted */
+} group_t;
+
+struct psp_feed_t {
+    apr_pool_t *read_p; /* of the read under way */
+    group_t groups[GROUPS];
+    int ngroups;
+    int calling;
+    int left_out; /* there were more groups than fit: read again at once */
+    int from;     /* id of the first subscription that was left out */
+    int woken;
+    apr_uint32_t stamp;
+    apr_int64_t sent_at, due_at, not_before;
+    apr_interval_time_t gap;
+    apr_size_t typical; /* bytes of a body, lately */
+    int events;         /* in the last read */
+    char *generation;
+};
+
+psp_feed_t *psp_feed_make(psp_child_t *c)
+{
+    psp_feed_t *f = apr_pcalloc(c->p, sizeof *f);
+
+    apr_pool_create(&f->read_p, c->p);
+    apr_pool_tag(f->read_p, "psp_feed");
+    f->gap = GAP_MIN;
+    f->typical = 1024;
+    return f;
+}
+
+void psp_feed_wake(psp_child_t *c)
+{
+    c->feed->woken = 1;
+}
+
+void psp_feed_unhold(psp_child_t *c, psp_sub_t *sub)
+{
+    if (sub->more) {
+        c->feed->due_at = c->now;
+    }
+}
+
+int psp_feed_reading(const psp_child_t *c)
+{
+    return c->feed->calling;
+}
+
+/* --- Who reads --- */
+
+static int readable(const psp_child_t *c, const psp_sub_t *sub)
+{
+    if (sub->state != PSP_SUB_ACTIVE || sub->held || sub->down) {
+        return 0;
+    }
+    if (c->bytes > PSP_TOTAL_BYTES) { /* slow receivers must not keep quick ones from reading */
+        return c->bytes < 2 * PSP_TOTAL_BYTES && sub->queued == 0;
+    }
+    return 1;
+}
+
+static void join(psp_feed_t *f, psp_sub_t *sub)
+{
+    psp_pos_t *pos = sub->pos;
+
+    if (pos->stamp != f->stamp) {
+        if (f->ngroups == GROUPS) {
+            if (!f->left_out) {
+                f->left_out = 1;
+                f->from = sub->id;
+            }
+            return;
+        }
+        pos->stamp = f->stamp;
+        pos->group = f->ngroups;
+        f->groups[f->ngroups].ids = apr_array_make(f->read_p, 8, sizeof(int));
+        f->groups[f->ngroups++].before = psp_pos_share(pos);
+    }
+    APR_ARRAY_PUSH(f->groups[pos->group].ids, int) = sub->id;
+    sub->reading = pos->group + 1;
+}
+
+static void form_groups(psp_child_t *c)
+{
+    psp_feed_t *f = c->feed;
+    psp_sub_t *start = f->left_out ? psp_leases_find(c, f->from) : NULL;
+    psp_sub_t *sub;
+    int solo = 0;
+
+    apr_pool_clear(f->read_p);
+    f->ngroups = 0;
+    f->left_out = 0;
+    f->stamp++;
+    for (sub = psp_leases_first(c); sub; sub = sub->next) {
+        if (sub->suspect && !solo && sub->read_at <= c->now && readable(c, sub)) {
+            join(f, sub);
+            solo = 1;
+        }
+    }
+    if (solo) {
+        return;
+    }
+    start = start ? start : psp_leases_first(c);
+    for (sub = start; sub; sub = sub->next) {
+        if (!sub->suspect && readable(c, sub)) {
+            join(f, sub);
+        }
+    }
+    for (sub = psp_leases_first(c); sub != start; sub = sub->next) {
+        if (!sub->suspect && readable(c, sub)) {
+            join(f, sub);
+        }
+    }
+}
+
+static const char *write_groups(psp_feed_t *f)
+{
+    psp_json_t *j = psp_json_make(f->read_p, 1024);
+    int g, i;
+
+    psp_json_raw(j, "[");
+    for (g = 0; g < f->ngroups; g++) {
+        psp_json_raw(j, g ? ",{" : "{");
+        psp_json_name(j, "position");
+        psp_json_string(j, f->groups[g].before->text);
+        psp_json_name(j, "subscriptions");
+        psp_json_raw(j, "[");
+        for (i = 0; i < f->groups[g].ids->nelts; i++) {
+            psp_json_raw(j, i ? "," : "");
+            psp_json_int(j, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+        }
+        psp_json_raw(j, "]}");
+    }
+    psp_json_raw(j, "]");
+    return psp_json_text(j);
+}
+
+/* --- What was read --- */
+
+/* The subscription if it still wants this group's rows: it may have left since the read was made. */
+static psp_sub_t *reader(const psp_child_t *c, int id, int group)
+{
+    psp_sub_t *sub = psp_leases_find(c, id);
+
+    return sub && sub->reading == group + 1 && sub->state == PSP_SUB_ACTIVE ? sub : NULL;
+}
+
+static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int group)
+{
+    psp_feed_t *f = c->feed;
+    psp_sub_t *sub = reader(c, atoi(psp_rows_get(rows, row, SUBSCRIPTION)), group);
+    const char *change = psp_rows_get(rows, row, CHANGE);
+    const char *body = psp_rows_get(rows, row, BODY);
+    const char *barrier = psp_rows_get(rows, row, BARRIER);
+    psp_news_t news = {change ? apr_atoi64(change) : 0, psp_rows_get(rows, row, KEY),
+                       barrier && *barrier == 't', body ? body : "",
+                       psp_rows_length(rows, row, BODY)};
+    psp_page_t *page;
+
+    f->events++;
+    f->typical = (15 * f->typical + news.length) / 16;
+    if (!sub) {
+        return;
+    }
+    page = psp_place_page(sub);
+    if (!psp_place_skip(sub, page, news.id)) {
+        psp_lane_push(c, sub, page, &news);
+    }
+}
+
+static void arrive(psp_child_t *c, psp_sub_t *sub, psp_pos_t *pos, int more)
+{
+    int moved = pos != sub->pos;
+
+    psp_place_move(sub, pos, more);
+    sub->reading = 0;
+    sub->suspect = 0;
+    sub->held = sub->queued >= PSP_LANE_EVENTS || sub->bytes >= PSP_LANE_BYTES ||
+                sub->ndone >= PSP_LANE_DONE;
+    if (moved && !sub->pages) {
+        psp_saver_moved(c, sub);
+    }
+    if (more && readable(c, sub)) {
+        c->feed->due_at = c->now;
+    }
+}
+
+/* A group's last row. Groups that came to the end of the feed are at the same place now. */
+static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g, psp_pos_t **end)
+{
+    psp_feed_t *f = c->feed;
+    group_t *group = &f->groups[g];
+    const char *text = psp_rows_get(rows, row, POSITION);
+    const char *value = psp_rows_get(rows, row, MORE);
+    int more = value && *value == 't';
+    psp_pos_t *pos;
+    int i;
+
+    if (!text || strcmp(text, group->before->text) == 0) {
+        pos = psp_pos_share(group->before);
+    }
+    else if (*end && strcmp((*end)->text, text) == 0) {
+        pos = psp_pos_share(*end);
+    }
+    else {
+        pos = psp_pos_make(text);
+    }
+    if (!more && !*end) {
+        *end = psp_pos_share(pos);
+    }
+    for (i = 0; i < group->ids->nelts; i++) {
+        psp_sub_t *sub = reader(c, APR_ARRAY_IDX(group->ids, i, int), g);
+
+        if (sub) {
+            arrive(c, sub, *end && strcmp((*end)->text, pos->text) == 0 ? *end : pos, more);
+        }
+    }
+    psp_pos_drop(pos);
+}
+
+static void take_generation(psp_child_t *c, const char *generation)
+{
+    psp_feed_t *f = c->feed;
+
+    if (!generation || (f->generation && strcmp(f->generation, generation) == 0)) {
+        return;
+    }
+    f->generation = strcpy(psp_child_alloc(f->generation, strlen(generation) + 1), generation);
+    psp_leases_ask(c);
+}
+
+static void take_rows(psp_child_t *c, const psp_rows_t *rows)
+{
+    psp_feed_t *f = c->feed;
+    psp_pos_t *end = NULL;
+    int row;
+
+    for (row = 0; row < psp_rows_count(rows); row++) {
+        const char *value = psp_rows_get(rows, row, GROUP);
+        int g = value ? atoi(value) : -1;
+
+        if (g >= 0 && g < f->ngroups && psp_rows_get(rows, row, SUBSCRIPTION)) {
+            take_event(c, rows, row, g);
+            continue;
+        }
+        if (g >= 0 && g < f->ngroups) {
+            take_position(c, rows, row, g, &end);
+        }
+        take_generation(c, psp_rows_get(rows, row, GENERATION));
+    }
+    psp_pos_drop(end);
+}
+
+/* A read failed that will fail again: find out for whom, and let the others go on. */
+static void suspect(psp_child_t *c, const psp_result_t *result)
+{
+    psp_feed_t *f = c->feed;
+    int alone = f->ngroups == 1 && f->groups[0].ids->nelts == 1;
+    int g, i;
+
+    f->not_before = c->now + RETRY;
+    for (g = 0; g < f->ngroups; g++) {
+        for (i = 0; i < f->groups[g].ids->nelts; i++) {
+            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+
+            if (!sub) {
+                continue;
+            }
+            sub->suspect = 1;
+            sub->read_at = alone ? c->now + SUSPECT_RETRY : 0;
+            if (alone) {
+                ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
+                             "PSP0431: cannot read changes for subscription %s: %s", sub->name,
+                             psp_gate_cause(c));
+            }
+        }
+    }
+}
+
+static void read_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_feed_t *f = c->feed;
+    int g, i;
+
+    f->calling = 0;
+    f->events = 0;
+    f->due_at = c->now + POLL;
+    if (result->rv == APR_SUCCESS) {
+        take_rows(c, rows);
+        f->gap = f->events ? GAP_MIN : 2 * f->gap < GAP_MAX ? 2 * f->gap : GAP_MAX;
+    }
+    else if (result->http == HTTP_SERVICE_UNAVAILABLE) {
+        f->not_before = c->now + RETRY;
+    }
+    else {
+        psp_gate_doubt(c);
+        suspect(c, result);
+    }
+    for (g = 0; g < f->ngroups; g++) {
+        for (i = 0; i < f->groups[g].ids->nelts; i++) {
+            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+
+            if (sub && sub->reading == g + 1) {
+                sub->reading = 0;
+            }
+        }
+        psp_pos_drop(f->groups[g].before);
+    }
+    f->ngroups = 0;
+    if (f->left_out) {
+        f->due_at = c->now;
+    }
+}
+
+/* --- Reading --- */
+
+static int page_size(const psp_child_t *c)
+{
+    apr_size_t fit = READ_BYTES / (c->feed->typical + 1);
+    apr_size_t most = c->bytes > PSP_TOTAL_BYTES ? PSP_PAGE_EVENTS / 10 : PSP_PAGE_EVENTS;
+
+    return (int)(fit > most ? most : fit < 10 ? 10 : fit);
+}
+
+void psp_feed_step(psp_child_t *c)
+{
+    psp_feed_t *f = c->feed;
+    const char *params[3];
+    char max[16];
+    apr_int64_t when;
+
+    if (f->calling || c->stopping || !psp_gate_open(c) || !psp_leases_valid(c) ||
+        psp_saver_owes(c)) {
+        return;
+    }
+    when = f->woken && f->sent_at + f->gap < f->due_at ? f->sent_at + f->gap : f->due_at;
+    when = when < f->not_before ? f->not_before : when;
+    if (c->now < when) {
+        psp_child_want(c, when);
+        return;
+    }
+    form_groups(c);
+    if (!f->ngroups && !f->woken) {
+        f->due_at = c->now + POLL;
+        psp_child_want(c, f->due_at);
+        return;
+    }
+    f->woken = 0;
+    f->calling = 1;
+    f->sent_at = c->now;
+    apr_snprintf(max, sizeof max, "%d", page_size(c));
+    params[0] = c->id;
+    params[1] = write_groups(f);
+    params[2] = max;
+    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3)", 3, params,
+                     PSP_DB_TIMEOUT, read_done, c);
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lease.c: which subscriptions this child serves, and how they come and go.
+ *
+ * The database decides, in its own time: one call gets new leases and renews the held ones. What we
+ * write carries the lease's epoch, so that a child that lost a lease without knowing cannot spoil
+ * anything. A subscription that changed in any way is not patched here but left and leased again.
+ * Renewals go by the session of the request records, so that a long read cannot delay them.
+ */
+#include "notify/private.h"
+
+#include <apr_hash.h>
+#include <apr_strings.h>
+#include <http_log.h>
+
+#include "core/uri_template.h"
+
+APLOG_USE_MODULE(pubsubpull);
+
+#define INTERVAL apr_time_from_sec(1)
+#define LEASE "5"                  /* seconds in the database */
+#define TRUST apr_time_from_sec(4) /* send nothing when the last renewal is older */
+#define PAUSE apr_time_from_sec(1) /* after a restart, or a lease that failed */
+
+/* Columns of notify_lease. */
+enum {
+    L_ID,
+    L_EPOCH,
+    L_VERSION,
+    L_NAME,
+    L_CALLBACK,
+    L_KEY,
+    L_TABLE,
+    L_POSITION,
+    L_DONE,
+    L_TIMEOUT,
+    L_CONCURRENCY,
+    L_FIRST,
+    L_MAX,
+    L_PARKED
+};
+
+struct psp_leases_t {
+    apr_hash_t *by_id; /* int -> psp_sub_t *, keys inside the subscriptions */
+    psp_sub_t *first;
+    int leaving; /* subscriptions that are not active */
+    apr_uint32_t stamp;
+    int calling;
+    int asked;
+    int troubled; /* said so in the log */
+    apr_int64_t sent_at;
+    apr_int64_t renew_at;
+    apr_int64_t not_before;  /* after trouble */
+    apr_int64_t valid_since; /* when the last successful call was sent; 0: none */
+    const char *previous;    /* id of a child that died, whose leases are given back first */
+};
+
+psp_leases_t *psp_leases_make(psp_child_t *c, const char *previous)
+{
+    psp_leases_t *l = apr_pcalloc(c->p, sizeof *l);
+
+    l->by_id = apr_hash_make(c->p);
+    l->previous = *previous ? previous : NULL;
+    l->asked = 1;
+    return l;
+}
+
+void psp_leases_ask(psp_child_t *c)
+{
+    c->leases->asked = 1;
+}
+
+int psp_leases_valid(const psp_child_t *c)
+{
+    return c->leases->valid_since && c->now - c->leases->valid_since <= TRUST;
+}
+
+psp_sub_t *psp_leases_first(const psp_child_t *c)
+{
+    return c->leases->first;
+}
+
+psp_sub_t *psp_leases_find(const psp_child_t *c, int id)
+{
+    return apr_hash_get(c->leases->by_id, &id, sizeof id);
+}
+
+/* --- Coming --- */
+
+static apr_int64_t number(const psp_rows_t *rows, int row, int column)
+{
+    const char *text = psp_rows_get(rows, row, column);
+
+    return text ? apr_atoi64(text) : 0;
+}
+
+static const char *text(apr_pool_t *p, const psp_rows_t *rows, int row, int column)
+{
+    const char *value = psp_rows_get(rows, row, column);
+
+    return apr_pstrdup(p, value ? value : "");
+}
+
+static int at_least(apr_int64_t value, int least)
+{
+    return value < least ? least : value > APR_INT32_MAX ? APR_INT32_MAX : (int)value;
+}
+
+static void set_keys(psp_sub_t *sub, const char *names)
+{
+    apr_array_header_t *keys = apr_array_make(sub->p, 4, sizeof(const char *));
+    char *state = NULL, *name;
+    char *copy = apr_pstrdup(sub->p, names ? names : "");
+
+    for (name = apr_strtok(copy, ",", &state); name; name = apr_strtok(NULL, ",", &state)) {
+        const char *decoded = psp_percent_decode(sub->p, name);
+
+        APR_ARRAY_PUSH(keys, const char *) = decoded ? decoded : name;
+    }
+    sub->keys = (const char *const *)keys->elts;
+    sub->nkeys = keys->nelts;
+}
+
+static psp_sub_t *make_sub(psp_child_t *c, const psp_rows_t *rows, int row)
+{
+    psp_leases_t *l = c->leases;
+    psp_sub_t *sub;
+    apr_pool_t *p;
+
+    apr_pool_create(&p, c->p);
+    apr_pool_tag(p, "psp_subscription");
+    sub = apr_pcalloc(p, sizeof *sub);
+    sub->p = p;
+    sub->id = (int)number(rows, row, L_ID);
+    sub->epoch = number(rows, row, L_EPOCH);
+    sub->version = number(rows, row, L_VERSION);
+    sub->name = text(p, rows, row, L_NAME);
+    sub->callback = text(p, rows, row, L_CALLBACK);
+    sub->plain = !strchr(sub->callback, '{');
+    sub->table = text(p, rows, row, L_TABLE);
+    set_keys(sub, psp_rows_get(rows, row, L_KEY));
+    sub->timeout = apr_time_from_msec(at_least(number(rows, row, L_TIMEOUT), 1));
+    sub->concurrency = at_least(number(rows, row, L_CONCURRENCY), 1);
+    sub->retry_first = apr_time_from_msec(at_least(number(rows, row, L_FIRST), 1));
+    sub->retry_max = apr_time_from_msec(at_least(number(rows, row, L_MAX), 1));
+    sub->next = l->first;
+    if (l->first) {
+        l->first->previous = sub;
+    }
+    l->first = sub;
+    apr_hash_set(l->by_id, &sub->id, sizeof sub->id, sub);
+    return sub;
+}
+
+/* New subscriptions that are at the same place share it, so that one read serves them all. */
+static void place(psp_sub_t *sub, apr_hash_t *places, const psp_rows_t *rows, int row)
+{
+    const char *at = psp_rows_get(rows, row, L_POSITION);
+    psp_pos_t *pos;
+
+    at = at ? at : "";
+    pos = apr_hash_get(places, at, APR_HASH_KEY_STRING);
+    if (pos) {
+        psp_place_begin(sub, pos, psp_rows_get(rows, row, L_DONE));
+        return;
+    }
+    pos = psp_pos_make(at);
+    psp_place_begin(sub, pos, psp_rows_get(rows, row, L_DONE));
+    apr_hash_set(places, pos->text, APR_HASH_KEY_STRING, pos);
+    psp_pos_drop(pos); /* the subscription has it */
+}
+
+static void take(psp_child_t *c, apr_hash_t *places, const psp_rows_t *rows, int row)
+{
+    psp_sub_t *sub = psp_leases_find(c, (int)number(rows, row, L_ID));
+
+    if (!sub) {
+        sub = make_sub(c, rows, row);
+        place(sub, places, rows, row);
+        sub->more = 1;
+        ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, c->server, "serving subscription %s", sub->name);
+        psp_feed_wake(c);
+    }
+    else if (sub->state == PSP_SUB_ACTIVE && sub->epoch != number(rows, row, L_EPOCH)) {
+        psp_leases_stop(c, sub, 1); /* we lost it and got it back: its place may be another */
+    }
+    else if (sub->state == PSP_SUB_ACTIVE && sub->version != number(rows, row, L_VERSION)) {
+        psp_leases_stop(c, sub, 0);
+    }
+    sub->parked = number(rows, row, L_PARKED);
+    sub->seen = c->leases->stamp;
+}
+
+static void leased(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_leases_t *l = c->leases;
+    apr_hash_t *places;
+    apr_pool_t *p;
+    psp_sub_t *sub;
+    int i;
+
+    l->calling = 0;
+    if (result->rv != APR_SUCCESS) {
+        l->not_before = c->now + PAUSE;
+        if (result->http == HTTP_SERVICE_UNAVAILABLE) {
+            return;
+        }
+        psp_gate_doubt(c);
+        if (!l->troubled) {
+            l->troubled = 1;
+            ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
+                         "PSP0430: cannot lease subscriptions: %s", psp_gate_cause(c));
+        }
+        return;
+    }
+    l->troubled = 0;
+    l->valid_since = l->sent_at;
+    l->stamp++;
+    apr_pool_create(&p, c->p);
+    places = apr_hash_make(p);
+    for (i = 0; i < psp_rows_count(rows); i++) {
+        take(c, places, rows, i);
+    }
+    apr_pool_destroy(p);
+    for (sub = l->first; sub; sub = sub->next) {
+        if (sub->state == PSP_SUB_ACTIVE && sub->seen != l->stamp) {
+            psp_leases_stop(c, sub, 0); /* paused, deleted, or taken by another server */
+        }
+    }
+}
+
+/* --- Going --- */
+
+void psp_leases_stop(psp_child_t *c, psp_sub_t *sub, int lost)
+{
+    if (sub->state == PSP_SUB_ACTIVE) {
+        c->leases->leaving++;
+        psp_lane_drop(c, sub);
+    }
+    if (sub->state != PSP_SUB_LOST && lost) {
+        psp_saver_forget(c, sub);
+    }
+    if (sub->state == PSP_SUB_ACTIVE || lost) {
+        sub->state = lost ? PSP_SUB_LOST : PSP_SUB_LEAVING;
+    }
+}
+
+void psp_leases_restart(psp_child_t *c)
+{
+    psp_sub_t *sub;
+
+    for (sub = c->leases->first; sub; sub = sub->next) {
+        psp_leases_stop(c, sub, 1);
+    }
+    c->leases->not_before = c->now + PAUSE;
+}
+
+static void free_sub(psp_child_t *c, psp_sub_t *sub)
+{
+    psp_leases_t *l = c->leases;
+
+    l->leaving--;
+    apr_hash_set(l->by_id, &sub->id, sizeof sub->id, NULL);
+    if (sub->previous) {
+        sub->previous->next = sub->next;
+    }
+    else {
+        l->first = sub->next;
+    }
+    if (sub->next) {
+        sub->next->previous = sub->previous;
+    }
+    psp_saver_forget(c, sub);
+    psp_sender_forget(c, sub);
+    psp_place_end(sub);
+    apr_pool_destroy(sub->p);
+}
+
+static void sweep(psp_child_t *c)
+{
+    psp_sub_t *sub = c->leases->leaving ? c->leases->first : NULL;
+
+    while (sub) {
+        psp_sub_t *next = sub->next;
+
+        if (sub->state != PSP_SUB_ACTIVE && !sub->flying && !sub->dirty && !sub->unsaved &&
+            !sub->in_doc) {
+            free_sub(c, sub);
+            c->leases->asked = 1; /* it may be to be served anew */
+        }
+        sub = next;
+    }
+}
+
+/* --- Asking --- */
+
+static void released(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    (void)baton;
+    (void)result; /* whatever it is: leases end by themselves */
+    (void)rows;
+}
+
+static void send_release(psp_child_t *c, const char *id)
+{
+    psp_session_send(c->records_db, "SELECT pubsubpull.notify_release($1)", 1, &id,
+                     PSP_RECORDS_TIMEOUT, released, c);
+}
+
+/* On the session of the renewals, so that none comes after it. */
+void psp_leases_release(psp_child_t *c)
+{
+    if (psp_gate_open(c) && c->config->notifier) {
+        send_release(c, c->id);
+    }
+}
+
+void psp_leases_step(psp_child_t *c)
+{
+    psp_leases_t *l = c->leases;
+    const char *params[2];
+    apr_int64_t when;
+
+    sweep(c);
+    if (l->calling || c->stopping || !c->config->notifier || !psp_gate_open(c)) {
+        return;
+    }
+    when = l->asked ? l->not_before : l->renew_at > l->not_before ? l->renew_at : l->not_before;
+    if (c->now < when) {
+        psp_child_want(c, when);
+        return;
+    }
+    if (l->previous) {
+        send_release(c, l->previous);
+        l->previous = NULL;
+    }
+    params[0] = c->id;
+    params[1] = LEASE;
+    l->calling = 1;
+    l->asked = 0;
+    l->sent_at = c->now;
+    l->renew_at = c->now + INTERVAL;
+    psp_session_send(c->records_db, "SELECT * FROM pubsubpull.notify_lease($1, $2)", 2, params,
+                     PSP_RECORDS_TIMEOUT, leased, c);
+}

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* private.h: what the files of this room share: the child, its subscriptions, events and pages.
+ *
+ *   supervise.c   the parent: fork, watch, restart
+ *   child.c       the process: privileges, signals, event loop, leaving
+ *   gate.c        is the database there, and is its schema ours?
+ *   records.c     ring -> memory -> pubsubpull.record_requests
+ *   lease.c       which subscriptions this child serves; their coming and going
+ *   feed.c        reads changes, for many subscriptions at once, and holds back when they pile up
+ *   due.c         fetches parked deliveries whose time has come, probes receivers that are down
+ *   event.c       events, lists of them, and the table of their keys
+ *   lane.c        one subscription's queue: order per key, barriers
+ *   place.c       how far a subscription is: positions, pages, what is done beyond the position
+ *   send.c        picks what to send next, judges what came back
+ *   target.c      the URL of one event
+ *   deliver.c     PUT; the only file that knows curl
+ *   address.c     which addresses may be connected to
+ *   save.c        writes what was achieved to the database
+ */
+#ifndef PSP_NOTIFY_PRIVATE_H
+#define PSP_NOTIFY_PRIVATE_H
+
+#include <httpd.h>
+
+#include "config/config.h"
+#include "core/uuid.h"
+#include "db/db.h"
+
+/* Bounds. A subscription that is above one of them reads no further until it is below half. */
+#define PSP_PAGE_EVENTS 500              /* most changes of one read, per group */
+#define PSP_LANE_EVENTS 512              /* waiting or in flight, per subscription */
+#define PSP_LANE_BYTES (8 * 1024 * 1024) /* of bodies, per subscription */
+#define PSP_LANE_DONE 20000              /* finished beyond the saved position, per subscription */
+#define PSP_TOTAL_BYTES (48 * 1024 * 1024) /* of bodies, all together */
+#define PSP_DOWN_FAILURES 5                /* in a row: the receiver counts as down */
+
+/* One time-out for all calls of a session: a change of it costs a round trip. */
+#define PSP_DB_TIMEOUT apr_time_from_sec(30)
+#define PSP_RECORDS_TIMEOUT apr_time_from_sec(5)
+
+typedef struct psp_child_t psp_child_t;
+typedef struct psp_sub_t psp_sub_t;
+typedef struct psp_event_t psp_event_t;
+typedef struct psp_page_t psp_page_t;
+typedef struct psp_gate_t psp_gate_t;
+typedef struct psp_records_t psp_records_t;
+typedef struct psp_leases_t psp_leases_t;
+typedef struct psp_feed_t psp_feed_t;
+typedef struct psp_due_t psp_due_t;
+typedef struct psp_lanes_t psp_lanes_t;
+typedef struct psp_sender_t psp_sender_t;
+typedef struct psp_saver_t psp_saver_t;
+typedef struct psp_deliver_t psp_deliver_t;
+
+/** What the parent tells a child that it starts. */
+typedef struct psp_start_t {
+    server_rec *server;
+    pid_t parent;
+    apr_interval_time_t delay;          /* wait so long before anything else */
+    char id[PSP_UUID_LENGTH + 1];       /* of this child, holder of leases */
+    char previous[PSP_UUID_LENGTH + 1]; /* of the child before it, or "" */
+} psp_start_t;
+
+/** The child process: one thread, one loop. Owned by itself, never torn down: the process ends. */
+struct psp_child_t {
+    apr_pool_t *p;
+    server_rec *server;
+    const psp_server_config_t *config;
+    const char *id;
+    int stopping;        /* SIGTERM came: finish what can be finished at once */
+    apr_int64_t now;     /* monotonic microseconds, taken once per turn of the loop */
+    apr_int64_t next;    /* when the loop has to turn at the latest */
+    apr_uint32_t random; /* state of psp_child_random() */
+
+    apr_size_t bytes; /* bodies in memory */
+    int flying;       /* requests on the wire */
+
+    psp_session_t *db;         /* feed and results */
+    psp_session_t *records_db; /* request records and leases: short calls only */
+    psp_gate_t *gate;
+    psp_records_t *records;
+    psp_leases_t *leases;
+    psp_feed_t *feed;
+    psp_due_t *due;
+    psp_lanes_t *lanes;
+    psp_sender_t *sender;
+    psp_saver_t *saver;
+    psp_deliver_t *deliver;
+};
+
+/** A position in the feed as the database wrote it; shared by all who are there. Counted, malloc'ed. */
+typedef struct psp_pos_t {
+    int refs;
+    int group;          /* scratch of feed.c: index in the read that is being made */
+    apr_uint32_t stamp; /* scratch of feed.c: the read that group belongs to */
+    char text[];
+} psp_pos_t;
+
+/** One read's share for one subscription. Owned by the subscription; freed when it is the oldest and all is done. */
+struct psp_page_t {
+    psp_page_t *next;
+    psp_pos_t *before; /* reading from here gives all of this page again */
+    int unfinished;
+    int ndone, room;
+    apr_int64_t *done; /* ids delivered or parked */
+};
+
+typedef enum {
+    PSP_EVENT_WAITING, /* behind a barrier, in sub->waiting */
+    PSP_EVENT_CHAINED, /* behind an earlier event of its key */
+    PSP_EVENT_READY,   /* may be sent: in sub->ready or sub->due */
+    PSP_EVENT_FLYING,  /* on the wire */
+    PSP_EVENT_FAILED,  /* its failure is not saved yet; takes in what comes behind it */
+    PSP_EVENT_SENT     /* a parked delivery that succeeded, not saved yet */
+} psp_event_state_t;
+
+/** One notification as the database returned it. */
+typedef struct psp_news_t {
+    apr_int64_t id; /* of the change */
+    const char *key;
+    int barrier;
+    const char *body;
+    apr_size_t length;
+} psp_news_t;
+
+/** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
+struct psp_event_t {
+    psp_event_t *next;      /* in that list */
+    psp_event_t *key_next;  /* the following event of the same key */
+    psp_event_t *hash_next; /* lanes' table of keys holds the last event of each */
+    psp_sub_t *sub;
+    psp_page_t *page; /* NULL: a parked delivery */
+    apr_int64_t id;   /* of the change */
+    unsigned hash;
+    int hashed;
+    psp_event_state_t state;
+    int attempts; /* failed so far */
+    int barrier;  /* everything before it has to be finished, and nothing after it starts */
+    char *key;    /* NULL: none, and then it is a barrier */
+    char *body;
+    apr_size_t length;
+    /* of a failure; error and behind are malloc'ed and belong to the event */
+    int status; /* HTTP, 0: none came */
+    int gone;
+    apr_interval_time_t delay;
+    apr_int64_t
+        expires; /* a parked one: not to be started later, the database would return it again */
+    char *error;
+    apr_int64_t *behind;
+    int nbehind, behind_room;
+};
+
+/** A first-in first-out list of events. */
+typedef struct psp_queue_t {
+    psp_event_t *first;
+    psp_event_t *last;
+    int count;
+} psp_queue_t;
+
+typedef enum {
+    PSP_SUB_ACTIVE,
+    PSP_SUB_LEAVING, /* its document changed, or it is no longer ours: finish, save, forget */
+    PSP_SUB_LOST     /* somebody else has it: let what is on the wire end, save nothing, forget */
+} psp_sub_state_t;
+
+/** A subscription that this child serves. Owned by lease.c, in a pool of its own. */
+struct psp_sub_t {
+    apr_pool_t *p;
+    psp_sub_t *next, *previous; /* all subscriptions */
+    int id;
+    apr_int64_t epoch, version;
+    const char *name, *callback, *table;
+    const char *const *keys; /* names of key columns, decoded */
+    int nkeys;
+    int plain;          /* the callback has no variables */
+    const char *header; /* deliver.c: names it to the receiver */
+    apr_interval_time_t timeout, retry_first, retry_max;
+    int concurrency;
+    apr_int64_t parked; /* deliveries waiting in the database, roughly */
+    psp_sub_state_t state;
+    apr_uint32_t seen; /* the last lease that returned it */
+
+    /* place.c */
+    psp_pos_t *pos; /* read from here next */
+    psp_page_t *pages, *last_page;
+    int ndone;         /* in all pages */
+    apr_int64_t *skip; /* sorted ids that were done when we got the lease, not read again yet */
+    char *skipped;     /* parallel: read again */
+    int nskip, skip_left;
+
+    /* feed.c */
+    int reading; /* 1 + index of its group in the read under way, 0: none */
+    int more;    /* the feed had more when it was last read */
+    int held;    /* above a bound */
+    int suspect; /* a read that served it failed: it is read by itself until that succeeds */
+    apr_int64_t read_at; /* not before, when it is suspect */
+
+    /* lane.c */
+    psp_queue_t ready, waiting, due;
+    psp_event_t *wall;   /* a failure that everything later has to stay behind, until it is saved */
+    psp_event_t *failed; /* the latest failure that is not saved yet: a barrier stays behind it */
+    int alone;           /* a barrier is ready or on the wire */
+    int admitted;        /* fresh events ready, chained or on the wire */
+    int queued;          /* fresh events in memory, waiting ones included, failed ones not */
+    apr_size_t bytes;    /* of the bodies of fresh events and parked ones */
+    int flying;          /* fresh and parked */
+    int flying_due;
+
+    /* send.c */
+    psp_sub_t *turn_next; /* those that have something to send take turns */
+    int in_turn;
+    int due_turn; /* whose turn it is: parked or fresh */
+    int failures; /* in a row */
+    int down;
+    apr_int64_t failing_since;
+
+    /* due.c */
+    apr_int64_t probe_at;
+    apr_interval_time_t probe_gap;
+
+    /* save.c */
+    psp_sub_t *dirty_next;
+    int dirty;   /* progress to save */
+    int moved;   /* only the position moved */
+    int unsaved; /* events in the saver's lists */
+    int in_doc;  /* part of the save under way */
+};
+
+/* --- child.c --- */
+
+/** Be the notifier; does not return. */
+void psp_child_run(const psp_start_t *start, apr_pool_t *p) __attribute__((noreturn));
+
+/** Monotonic microseconds. */
+apr_int64_t psp_mono(void);
+
+/** Turn the loop again at that time at the latest. */
+void psp_child_want(psp_child_t *c, apr_int64_t when);
+
+apr_uint32_t psp_child_random(psp_child_t *c);
+
+/** realloc; when there is no memory the process ends, to be restarted: nothing is lost by that. */
+void *psp_child_alloc(void *old, apr_size_t size);
+
+/** Most requests at a time, given how many files the process may open; it asks the system for more. */
+int psp_child_sockets(void);
+
+/* --- gate.c --- */
+
+psp_gate_t *psp_gate_make(psp_child_t *c);
+void psp_gate_step(psp_child_t *c);
+/** The database is there and speaks our version. */
+int psp_gate_open(const psp_child_t *c);
+/** A call failed that should not: look at the schema again before the next. */
+void psp_gate_doubt(psp_child_t *c);
+/** The latest trouble in the database's words, for the log only. */
+const char *psp_gate_cause(const psp_child_t *c);
+
+/* --- records.c --- */
+
+psp_records_t *psp_records_make(psp_child_t *c);
+void psp_records_step(psp_child_t *c);
+/** The pipe by which workers wake the child was readable. */
+void psp_records_woken(psp_child_t *c);
+/** Everything that was in the ring is in the database. */
+int psp_records_clean(const psp_child_t *c);
+/** Leave what could not be written to the next child. */
+void psp_records_give_back(psp_child_t *c);
+
+/* --- lease.c --- */
+
+psp_leases_t *psp_leases_make(psp_child_t *c, const char *previous);
+void psp_leases_step(psp_child_t *c);
+/** Ask at once, not at the next second. */
+void psp_leases_ask(psp_child_t *c);
+/** The leases are fresh enough to send something. */
+int psp_leases_valid(const psp_child_t *c);
+psp_sub_t *psp_leases_first(const psp_child_t *c);
+psp_sub_t *psp_leases_find(const psp_child_t *c, int id);
+/** Stop serving it; what is on the wire may end and, unless lost, is saved. */
+void psp_leases_stop(psp_child_t *c, psp_sub_t *sub, int lost);
+/** Something went wrong beyond repair: forget all subscriptions and start over from the database. */
+void psp_leases_restart(psp_child_t *c);
+void psp_leases_release(psp_child_t *c);
+
+/* --- feed.c --- */
+
+psp_feed_t *psp_feed_make(psp_child_t *c);
+void psp_feed_step(psp_child_t *c);
+/** There may be something new. */
+void psp_feed_wake(psp_child_t *c);
+/** A subscription can read again that could not. */
+void psp_feed_unhold(psp_child_t *c, psp_sub_t *sub);
+int psp_feed_reading(const psp_child_t *c);
+
+/* --- due.c --- */
+
+psp_due_t *psp_due_make(psp_child_t *c);
+void psp_due_step(psp_child_t *c);
+
+/* --- event.c --- */
+
+psp_lanes_t *psp_lanes_make(psp_child_t *c);
+psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news);
+void psp_event_free(psp_child_t *c, psp_event_t *e);
+void psp_queue_push(psp_queue_t *q, psp_event_t *e);
+void psp_queue_push_front(psp_queue_t *q, psp_event_t *e);
+psp_event_t *psp_queue_pop(psp_queue_t *q);
+/** The last event of a key, or NULL. */
+psp_event_t *psp_keys_find(const psp_child_t *c, const psp_sub_t *sub, const char *key);
+void psp_keys_insert(psp_child_t *c, psp_event_t *e);
+/** No harm when it is not in the table. */
+void psp_keys_remove(psp_child_t *c, psp_event_t *e);
+
+/* --- lane.c --- */
+
+/** Queue an event that was just read. */
+void psp_lane_push(psp_child_t *c, psp_sub_t *sub, psp_page_t *page, const psp_news_t *news);
+/** Queue a parked delivery that was tried before, to be started soon or not at all. */
+void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
+                       apr_int64_t expires);
+/** Drop parked deliveries at the head of the queue whose time to start has passed. */
+void psp_lane_expire(psp_child_t *c, psp_sub_t *sub);
+/** Take an event to send; it counts as flying from now on. The queue must not be empty. */
+psp_event_t *psp_lane_take(psp_child_t *c, psp_sub_t *sub, int due);
+/** It could not even be tried: put it back where it was taken from. */
+void psp_lane_return(psp_child_t *c, psp_event_t *e);
+/** It arrived. The event is gone afterwards. */
+void psp_lane_succeeded(psp_child_t *c, psp_event_t *e);
+/** It did not; status, error, delay and gone are set. The event goes to save.c. */
+void psp_lane_failed(psp_child_t *c, psp_event_t *e);
+/** The failure is in the database; the event is gone afterwards. */
+void psp_lane_parked(psp_child_t *c, psp_event_t *e);
+/** Forget all that is not on the wire and not waiting to be saved. */
+void psp_lane_drop(psp_child_t *c, psp_sub_t *sub);
+
+/* --- place.c --- */
+
+psp_pos_t *psp_pos_make(const char *text);
+psp_pos_t *psp_pos_share(psp_pos_t *pos);
+void psp_pos_drop(psp_pos_t *pos);
+/** Take over what the lease said. done: comma-joined ids. */
+void psp_place_begin(psp_sub_t *sub, psp_pos_t *pos, const char *done);
+/** The page for what is being read from sub->pos. */
+psp_page_t *psp_place_page(psp_sub_t *sub);
+/** True when the change was finished by an earlier holder of the lease; it is counted as done then. */
+int psp_place_skip(psp_sub_t *sub, psp_page_t *page, apr_int64_t id);
+/** An event of a page is delivered, or parked as far as the position is concerned. */
+void psp_place_done(psp_sub_t *sub, psp_page_t *page, apr_int64_t id);
+/** All of a read was seen: the subscription is at pos now. */
+void psp_place_move(psp_sub_t *sub, psp_pos_t *pos, int more);
+/** Free pages that are finished. */
+void psp_place_settle(psp_sub_t *sub);
+void psp_place_end(psp_sub_t *sub);
+struct psp_json_t;
+/** Append {"subscription":…,"epoch":…,"position":…,"done":[…]}. */
+void psp_place_write(const psp_sub_t *sub, struct psp_json_t *j);
+
+/* --- send.c --- */
+
+#define PSP_PUT_KEPT 2048 /* bytes of an answer's body that are kept */
+
+typedef enum {
+    PSP_PUT_ANSWERED, /* status is set */
+    PSP_PUT_FAILED,   /* error says why */
+    PSP_PUT_LOCAL     /* our own fault, e.g. no more sockets: not the receiver's failure */
+} psp_put_outcome_t;
+
+/** Valid during the callback. */
+typedef struct psp_put_result_t {
+    psp_put_outcome_t outcome;
+    int status;
+    int retry_after;   /* seconds the receiver asked for, 0: none */
+    const char *error; /* of a failed try, or the beginning of the answer's body */
+} psp_put_result_t;
+
+psp_sender_t *psp_sender_make(psp_child_t *c);
+/** A request is over, in whatever way. */
+void psp_sender_done(psp_child_t *c, psp_event_t *e, const psp_put_result_t *result);
+/** Send what can be sent. */
+void psp_sender_step(psp_child_t *c);
+/** The subscription may have something to send. */
+void psp_sender_turn(psp_child_t *c, psp_sub_t *sub);
+/** It is about to be freed. */
+void psp_sender_forget(psp_child_t *c, psp_sub_t *sub);
+
+/* --- target.c --- */
+
+/** The URL of an event, checked; NULL with *error set. Valid until p is cleared. */
+const char *psp_target(apr_pool_t *p, const psp_sub_t *sub, const char *key, const char **error);
+
+/* --- deliver.c --- */
+
+/** Makes the machinery; the number of requests at a time follows from what the process may open. */
+psp_deliver_t *psp_deliver_make(psp_child_t *c);
+/** Most requests at a time. */
+int psp_deliver_max(const psp_deliver_t *d);
+/** Start a PUT; psp_sender_done is called later, never from within. The event stays where it is until then. */
+apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url);
+/** A file to wait for (readable). */
+int psp_deliver_fd(const psp_deliver_t *d);
+void psp_deliver_step(psp_deliver_t *d);
+/** Put on the wire what was started since. */
+void psp_deliver_kick(psp_deliver_t *d);
+
+/* --- address.c --- */
+
+struct sockaddr;
+/** May a notification go to this address? Asked at each connect, after the name was resolved. */
+int psp_address_allowed(const psp_server_config_t *config, const struct sockaddr *address);
+
+/* --- save.c --- */
+
+psp_saver_t *psp_saver_make(psp_child_t *c);
+void psp_saver_step(psp_child_t *c);
+/** The subscription's position or done list changed. */
+void psp_saver_dirty(psp_child_t *c, psp_sub_t *sub);
+/** Only its position moved: saved when there is time. */
+void psp_saver_moved(psp_child_t *c, psp_sub_t *sub);
+/** A failure, or success of a parked delivery, to save; takes the event. */
+void psp_saver_add(psp_child_t *c, psp_event_t *e);
+/** A lost or freed subscription has nothing to save. */
+void psp_saver_forget(psp_child_t *c, psp_sub_t *sub);
+/** Failures are not in the database yet: nothing may be read. */
+int psp_saver_owes(const psp_child_t *c);
+/** Nothing is waiting to be saved, positions that moved included. */
+int psp_saver_clean(const psp_child_t *c);
+
+#endif

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* records.c: takes finished requests out of the ring and writes them to the database in batches.
+ *
+ * The ring is emptied into memory at once, so that it is large enough for bursts; while the database is away
+ * memory is the buffer, and when that has its bound too, the ring fills up and its writers count
+ * what they drop. Batches are written one after the other; one that is refused is taken apart.
+ */
+#include "notify/private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <apr_strings.h>
+#include <http_log.h>
+
+#include "record/record.h"
+
+APLOG_USE_MODULE(pubsubpull);
+
+#define BATCH_RECORDS 500
+#define BATCH_BYTES (512 * 1024)
+#define BATCH_AGE apr_time_from_msec(20)
+#define MEMORY_MAX (64 * 1024 * 1024)
+#define DRAIN_MAX 4000               /* records in one turn of the loop */
+#define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
+#define QUICK apr_time_from_msec(1)  /* between looks after a request that may have changed data */
+#define SLOW apr_time_from_msec(5)   /* after others */
+#define RETRY apr_time_from_msec(200)
+#define REPORT apr_time_from_sec(60) /* between log lines about dropped records */
+
+/* A JSON array being written; malloc'ed, owned by the list. */
+typedef struct batch_t {
+    struct batch_t *next;
+    char *text;
+    apr_size_t length, room;
+    int count;
+    int single; /* being written one by one, this one next; -1: as a whole */
+    apr_int64_t since;
+    apr_size_t starts[BATCH_RECORDS + 1];
+} batch_t;
+
+struct psp_records_t {
+    psp_ring_t *ring;
+    int wake_fd;
+    int woken; /* the flag of the ring is set: nobody will write to the pipe */
+    apr_int64_t look_at;
+    batch_t *first, *last; /* last is being filled unless it is full */
+    apr_size_t bytes;
+    int calling;
+    apr_int64_t not_before;
+    apr_uint64_t dropped; /* of the ring, as far as reported */
+    apr_uint64_t refused, refused_reported;
+    apr_int64_t report_at;
+};
+
+psp_records_t *psp_records_make(psp_child_t *c)
+{
+    psp_records_t *r = apr_pcalloc(c->p, sizeof *r);
+
+    r->ring = psp_record_ring();
+    r->wake_fd = psp_record_wake_fd();
+    r->dropped = psp_ring_dropped(r->ring);
+    r->woken = 1; /* the child before us may have left it so */
+    return r;
+}
+
+void psp_records_woken(psp_child_t *c)
+{
+    char bytes[64];
+
+    while (read(c->records->wake_fd, bytes, sizeof bytes) > 0) {
+        continue;
+    }
+    c->records->woken = 1;
+}
+
+/* --- From the ring --- */
+
+static batch_t *open_batch(psp_child_t *c, apr_size_t length)
+{
+    psp_records_t *r = c->records;
+    batch_t *b = r->last;
+
+    if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b->single >= 0 ||
+        (b == r->first && r->calling)) {
+        b = psp_child_alloc(NULL, sizeof *b);
+        memset(b, 0, sizeof *b);
+        b->single = -1;
+        b->since = c->now;
+        if (r->last) {
+            r->last->next = b;
+        }
+        else {
+            r->first = b;
+        }
+        r->last = b;
+    }
+    if (b->length + length > b->room) {
+        b->room = 2 * (b->length + length);
+        b->text = psp_child_alloc(b->text, b->room);
+    }
+    return b;
+}
+
+/* The envelope is an object: our members go in before its last brace. */
+static void append(psp_child_t *c, const psp_record_header_t *h, const char *envelope,
+                   apr_size_t length)
+{
+    char members[160];
+    int n = apr_snprintf(members, sizeof members,
+                         ",\"status\":%d,\"bytes\":%" APR_INT64_T_FMT
+                         ",\"duration\":%" APR_INT64_T_FMT ",\"mode\":%d}",
+                         h->status, h->bytes, h->duration, h->mode);
+    apr_size_t total = length - 1 + (apr_size_t)n;
+    batch_t *b = open_batch(c, total + 2);
+    char *to = b->text + b->length;
+
+    *to++ = b->count ? ',' : '[';
+    b->starts[b->count++] = b->length + 1;
+    memcpy(to, envelope, length - 1);
+    memcpy(to + length - 1, members, (apr_size_t)n);
+    b->length += 1 + total;
+    c->records->bytes += 1 + total;
+}
+
+/* A hint only: these methods hardly change anything, and the feed is polled anyway. */
+static int may_change(const char *envelope)
+{
+    const char *method = strstr(envelope, "\"method\":\"");
+
+    method = method ? method + 10 : "";
+    return strncmp(method, "GET\"", 4) != 0 && strncmp(method, "HEAD\"", 5) != 0 &&
+           strncmp(method, "OPTIONS\"", 8) != 0;
+}
+
+static void drain(psp_child_t *c)
+{
+    static char buffer[PSP_RING_RECORD_MAX + 1];
+    psp_records_t *r = c->records;
+    int n = 0, changes = 0;
+    apr_size_t length;
+
+    while (n < DRAIN_MAX && r->bytes < MEMORY_MAX &&
+           psp_ring_get(r->ring, buffer, &length) == APR_SUCCESS) {
+        const char *envelope = buffer + sizeof(psp_record_header_t);
+        psp_record_header_t header;
+
+        n++;
+        if (length < sizeof header + 2 || envelope[0] != '{' || buffer[length - 1] != '}') {
+            continue;
+        }
+        buffer[length] = '\0';
+        memcpy(&header, buffer, sizeof header);
+        changes += may_change(envelope);
+        append(c, &header, envelope, length - sizeof header);
+    }
+    r->look_at = c->now + (n == DRAIN_MAX ? 0 : changes ? QUICK : SLOW);
+    if (changes || (r->woken && n == 0)) {
+        psp_feed_wake(c);
+    }
+}
+
+/* While woken is set no worker writes to the pipe: under load we are woken once per look. */
+static void look(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+
+    if (r->woken && (c->stopping || c->now >= r->look_at)) {
+        psp_ring_wake_clear(r->ring);
+        drain(c);
+        r->woken = 0;
+    }
+    else if (c->stopping || c->now >= r->look_at + LOOK) {
+        drain(c);
+    }
+    psp_child_want(c, r->woken ? r->look_at : r->look_at + LOOK);
+}
+
+/* --- To the database --- */
+
+static void drop_first(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    batch_t *b = r->first;
+
+    r->first = b->next;
+    if (!r->first) {
+        r->last = NULL;
+    }
+    r->bytes -= b->length;
+    free(b->text);
+    free(b);
+}
+
+static void written(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_records_t *r = c->records;
+    batch_t *b = r->first;
+
+    (void)rows;
+    r->calling = 0;
+    if (result->rv != APR_SUCCESS && result->http == HTTP_SERVICE_UNAVAILABLE) {
+        r->not_before = c->now + RETRY;
+        return;
+    }
+    if (result->rv != APR_SUCCESS) {
+        psp_gate_doubt(c);
+        if (b->single < 0) {
+            b->single = 0;
+            return;
+        }
+        r->refused++;
+    }
+    if (b->single < 0 || ++b->single == b->count) {
+        drop_first(c);
+    }
+}
+
+static const char *text_of(batch_t *b, apr_pool_t *p)
+{
+    apr_size_t start, end;
+
+    if (b->single < 0) {
+        b->text[b->length] = ']';
+        return apr_pstrmemdup(p, b->text, b->length + 1);
+    }
+    start = b->starts[b->single];
+    end = b->single + 1 < b->count ? b->starts[b->single + 1] - 1 : b->length;
+    return apr_pstrcat(p, "[", apr_pstrmemdup(p, b->text + start, end - start), "]", NULL);
+}
+
+static void write_first(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    batch_t *b = r->first;
+    const char *param;
+    apr_pool_t *p;
+
+    apr_pool_create(&p, c->p);
+    param = text_of(b, p);
+    r->calling = 1;
+    psp_session_send(c->records_db, "SELECT pubsubpull.record_requests($1)", 1, &param,
+                     PSP_RECORDS_TIMEOUT, written, c);
+    apr_pool_destroy(p);
+}
+
+static void report(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    apr_uint64_t dropped = psp_ring_dropped(r->ring);
+
+    if (c->now < r->report_at) {
+        return;
+    }
+    if (dropped > r->dropped) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, APR_ENOSPC, c->server,
+                     "PSP0420: %" APR_UINT64_T_FMT " records of requests were dropped, there was "
+                     "no room for them",
+                     dropped - r->dropped);
+        r->report_at = c->now + REPORT;
+    }
+    if (r->refused > r->refused_reported) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, APR_EGENERAL, c->server,
+                     "PSP0421: the database refused %" APR_UINT64_T_FMT " records of requests: %s",
+                     r->refused - r->refused_reported, psp_gate_cause(c));
+        r->report_at = c->now + REPORT;
+    }
+    r->dropped = dropped;
+    r->refused_reported = r->refused;
+}
+
+int psp_records_clean(const psp_child_t *c)
+{
+    return !c->records->first;
+}
+
+/* Undo append(). */
+static int give_back(psp_ring_t *ring, char *record, apr_size_t length)
+{
+    static char buffer[PSP_RING_RECORD_MAX];
+    psp_record_header_t header = {0};
+    char *members = NULL, *at = record;
+    long long bytes, duration;
+
+    record[length] = '\0';
+    while ((at = strstr(at, ",\"status\":")) != NULL) {
+        members = at++; /* the last is ours */
+    }
+    if (!members || sscanf(members, ",\"status\":%d,\"bytes\":%lld,\"duration\":%lld,\"mode\":%d}",
+                           &header.status, &bytes, &duration, &header.mode) != 4) {
+        return 0;
+    }
+    header.bytes = bytes;
+    header.duration = duration;
+    length = (apr_size_t)(members - record);
+    memcpy(buffer, &header, sizeof header);
+    memcpy(buffer + sizeof header, record, length);
+    buffer[sizeof header + length] = '}';
+    return psp_ring_put(ring, buffer, sizeof header + length + 1) == APR_SUCCESS;
+}
+
+void psp_records_give_back(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+
+    for (; r->first; drop_first(c)) {
+        batch_t *b = r->first;
+        int i;
+
+        for (i = b->single < 0 ? 0 : b->single; i < b->count; i++) {
+            apr_size_t end = i + 1 < b->count ? b->starts[i + 1] - 1 : b->length;
+
+            if (!give_back(r->ring, b->text + b->starts[i], end - b->starts[i])) {
+                r->refused++;
+            }
+        }
+    }
+    r->report_at = 0;
+    report(c);
+}
+
+void psp_records_step(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    batch_t *b;
+    apr_int64_t when;
+
+    look(c);
+    report(c);
+    b = r->first;
+    if (!b || r->calling || !psp_gate_open(c)) {
+        return;
+    }
+    when = b->next || b->single >= 0 || c->stopping ? c->now : b->since + BATCH_AGE;
+    when = when < r->not_before ? r->not_before : when;
+    if (c->now < when) {
+        psp_child_want(c, when);
+        return;
+    }
+    if (psp_session_ready(c->records_db)) {
+        write_first(c);
+    }
+}
