@@ -53,7 +53,7 @@ ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SA
 
 .DEFAULT_GOAL := all
 .PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test unit bench \
-        asan lint lint-tidy lint-scripts format help clean FORCE
+        asan lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -96,8 +96,8 @@ install: all ## install the module, its configuration and the SQL (DESTDIR=)
 	install -m 0644 conf/pubsubpull.load conf/pubsubpull.conf \
 	    "$(DESTDIR)$(sysconfdir)/apache2/mods-available/"
 	install -m 0644 sql/*.sql "$(DESTDIR)$(datadir)/mod_pubsubpull/sql/"
-	cd conf && find backends -type f ! -name '*.pyc' \
-	    -exec install -D -m 0644 '{}' "$(DESTDIR)$(abspath $(datadir))/mod_pubsubpull/{}" ';'
+	find conf/backends -type f ! -name '*.pyc' | sed 's|^conf/||' | while read -r file; do \
+	    install -D -m 0644 "conf/$$file" "$(DESTDIR)$(datadir)/mod_pubsubpull/$$file" || exit 1; done
 
 deps: deps-build deps-test ## install the Debian packages that are missing to build, show and test
 deps-build:
@@ -131,13 +131,17 @@ asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitize
 	    prove -It/lib $(ARGS) $(TESTS)
 
 lint: deps-lint ## clang-format, cppcheck, clang-tidy, and the syntax of the scripts
+	@$(MAKE) --no-print-directory -s -k lint-format lint-cppcheck lint-tidy lint-scripts
+
+lint-format:
 	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c)
+
+lint-cppcheck:
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
 	    --suppress=missingIncludeSystem --error-exitcode=1 -Isrc $(SOURCES)
-	@$(MAKE) --no-print-directory -s lint-tidy lint-scripts
 
-lint-tidy:
-	clang-tidy --quiet $(SOURCES) -- $(ALL_CFLAGS)
+lint-tidy: # stderr is only the count of what was found in the headers of others
+	clang-tidy --quiet $(SOURCES) -- $(ALL_CFLAGS) 2>/dev/null
 
 lint-scripts:
 	sh -n t/lib/install-packages
@@ -154,4 +158,5 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 clean: ## remove what was built, and ./run/
+	@if [ -L run ]; then rm -rf "$$(readlink run)"; fi
 	rm -rf build run

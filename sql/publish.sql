@@ -20,18 +20,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.is_unique(oid, text[]) IS 'Whether a unique index covers exactly these columns and all are NOT NULL.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.name_list(document jsonb, member text) RETURNS text[]
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF document->member IS NULL THEN
-    RETURN NULL;
-  END IF;
-  IF jsonb_typeof(document->member) <> 'array' OR jsonb_path_exists(document->member, '$[*] ? (@.type() != "string")', '{}', true) THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', format('%s must be an array of strings.', to_json(member)));
-  END IF;
-  RETURN ARRAY(SELECT e FROM jsonb_array_elements_text(document->member) WITH ORDINALITY AS x(e, n) ORDER BY n);
-END $$;
-COMMENT ON FUNCTION pubsubpull.name_list(jsonb, text) IS 'A member that holds an array of strings; NULL when absent; problem 422 otherwise.';
+CREATE OR REPLACE FUNCTION pubsubpull.text_list(value jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ARRAY(SELECT e FROM jsonb_array_elements_text(value) WITH ORDINALITY AS x(e, n) ORDER BY n)
+$$;
+COMMENT ON FUNCTION pubsubpull.text_list(jsonb) IS 'A JSON array of strings as an array; NULL when absent.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.check_columns(relation oid, columns text[], member text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -77,15 +70,12 @@ CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb D
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 DECLARE
   c pg_class := pubsubpull.check_publishable(relation);
-  document jsonb := pubsubpull.parse_object(options::text, ARRAY['exclude', 'key', 'skip_unchanged']);
-  hidden text[] := coalesce(pubsubpull.name_list(document, 'exclude'), '{}');
-  names text[] := coalesce(pubsubpull.name_list(document, 'key'), pubsubpull.key_of(relation));
+  document jsonb := pubsubpull.check_members(options, '{"exclude": "texts", "key": "texts", "skip_unchanged": "flag"}');
+  hidden text[] := coalesce(pubsubpull.text_list(document->'exclude'), '{}');
+  names text[] := coalesce(pubsubpull.text_list(document->'key'), pubsubpull.key_of(relation));
   p pubsubpull.published;
   created boolean;
 BEGIN
-  IF jsonb_typeof(coalesce(document->'skip_unchanged', 'false')) <> 'boolean' THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', '"skip_unchanged" must be true or false.');
-  END IF;
   PERFORM pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
   IF names && hidden THEN
     PERFORM pubsubpull.problem(422, 'bad-member', 'A column of the key cannot be excluded: followers know rows by it.');
@@ -232,7 +222,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation regclass := pubsubpull.find_table(name);
 BEGIN
-  status := CASE WHEN pubsubpull.publish(relation, pubsubpull.parse_object(document, ARRAY['exclude', 'key', 'skip_unchanged'])) THEN 201 ELSE 200 END;
+  status := CASE WHEN pubsubpull.publish(relation, pubsubpull.parse_object(document)) THEN 201 ELSE 200 END;
   body := pubsubpull.table_document(base, pubsubpull.find_published(name));
   etag := md5(body);
   location := pubsubpull.table_url(base, name);

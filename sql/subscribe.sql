@@ -86,67 +86,57 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_callback(text) IS 'Problem 422 unless the text is an http(s) URI template with a literal host.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.whole_number(document jsonb, member text, least_value int, most int, standard int) RETURNS int
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF document->member IS NULL THEN
-    RETURN standard;
-  ELSIF jsonb_typeof(document->member) = 'number' AND (document->>member)::numeric BETWEEN least_value AND most
-        AND (document->>member)::numeric % 1 = 0 THEN
-    RETURN (document->>member)::numeric::int;
-  END IF;
-  PERFORM pubsubpull.problem(422, 'bad-member', format('%s must be a whole number from %s to %s.', to_json(member), least_value, most));
-END $$;
-COMMENT ON FUNCTION pubsubpull.whole_number(jsonb, text, int, int, int) IS 'A member as a number, its standard value when absent, or problem 422.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.text_member(document jsonb, member text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF jsonb_typeof(document->member) <> 'string' THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', format('%s must be a string.', to_json(member)));
-  END IF;
-  RETURN document->>member;
-END $$;
-COMMENT ON FUNCTION pubsubpull.text_member(jsonb, text) IS 'A member that holds a string; NULL when absent; problem 422 otherwise.';
+CREATE OR REPLACE FUNCTION pubsubpull.subscription_members() RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT '{"callback": "text", "table": "text", "on": "texts", "columns": "texts", "when": "text", "since": "text", "timeout": "1..300",
+           "concurrency": "1..256", "retry": "object"}'::jsonb
+$$;
+COMMENT ON FUNCTION pubsubpull.subscription_members() IS 'The members of a subscription document and their kinds (see member_problem).';
 
 -- Fills a subscription from its document; raises a problem for what is wrong with it. Writes nothing.
 CREATE OR REPLACE FUNCTION pubsubpull.parse_subscription(document jsonb) RETURNS pubsubpull.subscription
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  d jsonb := pubsubpull.parse_object(document::text, ARRAY['callback', 'table', 'on', 'columns', 'when', 'since', 'timeout', 'concurrency', 'retry']);
-  retry jsonb;
+  d jsonb := pubsubpull.check_members(document, pubsubpull.subscription_members());
+  retry jsonb := pubsubpull.check_members(coalesce(d->'retry', '{}'), '{"first": "1..3600", "max": "1..86400", "for": "0..2592000"}', 'retry.');
   p pubsubpull.published;
-  words text[] := pubsubpull.name_list(d, 'on');
+  words text[] := pubsubpull.text_list(d->'on');
+  strange text;
   s pubsubpull.subscription;
 BEGIN
   s.document := d;
-  s.callback := pubsubpull.text_member(d, 'callback');
+  s.callback := d->>'callback';
   PERFORM pubsubpull.check_callback(s.callback);
-  IF pubsubpull.text_member(d, 'table') IS NULL THEN
+  IF d->'table' IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"table" is missing: the published table to follow, as schema.table.');
   END IF;
   p := pubsubpull.find_published(pubsubpull.subscription_table(d::text));
   s.table_id := p.id;
+  SELECT string_agg(v, ', ') INTO strange FROM regexp_matches(s.callback, '\{[+#./;?&]?([^}]*)\}', 'g') m, unnest(string_to_array(m[1], ',')) v
+  WHERE v <> 'table' AND v <> ALL (ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k));
+  IF strange IS NOT NULL THEN
+    PERFORM pubsubpull.problem(422, 'bad-callback', format('"callback" has {%s}, which is no column of the key of %s.', strange, p.name),
+      format('Known are {%s}.', array_to_string(ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k) || 'table'::text, '}, {')));
+  END IF;
   IF words <@ ARRAY['insert', 'update', 'delete', 'truncate'] IS FALSE OR words = '{}' THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"on" must be an array of some of "insert", "update", "delete", "truncate".');
   END IF;
   s.types := ARRAY(SELECT upper(left(w, 1))::"char" FROM unnest(coalesce(words, ARRAY['insert', 'update', 'delete', 'truncate'])) w);
-  s.columns := pubsubpull.name_list(d, 'columns');
+  s.columns := pubsubpull.text_list(d->'columns');
   PERFORM pubsubpull.check_columns(p.relation, s.columns, 'columns');
   IF s.columns && pubsubpull.excluded_names(p) THEN
     PERFORM pubsubpull.problem(422, 'unknown-column', '"columns" names a column that is excluded from publication.');
   END IF;
   BEGIN
-    s."when" := pubsubpull.text_member(d, 'when')::jsonpath;
+    s."when" := (d->>'when')::jsonpath;
   EXCEPTION WHEN data_exception OR syntax_error THEN
     PERFORM pubsubpull.problem(422, 'bad-when', format('"when" is not a jsonpath predicate: %s.', SQLERRM), 'Example: "$.new.country != $.old.country"');
   END;
-  s.timeout := 1000 * pubsubpull.whole_number(d, 'timeout', 1, 300, 15);
-  s.concurrency := pubsubpull.whole_number(d, 'concurrency', 1, 256, 8);
-  retry := pubsubpull.parse_object(coalesce(d->>'retry', '{}'), ARRAY['first', 'max', 'for']);
-  s.retry_first := 1000 * pubsubpull.whole_number(retry, 'first', 1, 3600, 1);
-  s.retry_max := 1000 * pubsubpull.whole_number(retry, 'max', 1, 86400, 3600);
-  s.retry_for := pubsubpull.whole_number(retry, 'for', 0, 30 * 86400, 259200);
+  s.timeout := 1000 * coalesce((d->>'timeout')::int, 15);
+  s.concurrency := coalesce((d->>'concurrency')::int, 8);
+  s.retry_first := 1000 * coalesce((retry->>'first')::int, 1);
+  s.retry_max := 1000 * coalesce((retry->>'max')::int, 3600);
+  s.retry_for := coalesce((retry->>'for')::int, 259200);
   RETURN s;
 END $$;
 COMMENT ON FUNCTION pubsubpull.parse_subscription(jsonb) IS 'A subscription as its document says, or the problem with it.';
@@ -154,7 +144,7 @@ COMMENT ON FUNCTION pubsubpull.parse_subscription(jsonb) IS 'A subscription as i
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_table(document text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  name text := pubsubpull.text_member(pubsubpull.parse_object(document, ARRAY['callback', 'table', 'on', 'columns', 'when', 'since', 'timeout', 'concurrency', 'retry']), 'table');
+  name text := pubsubpull.check_members(pubsubpull.parse_object(document), pubsubpull.subscription_members())->>'table';
 BEGIN
   IF name IS NULL THEN
     RETURN NULL;
@@ -334,7 +324,7 @@ BEGIN
     PERFORM pubsubpull.problem(403, 'not-yours', format('The subscription %s belongs to another user.', name), 'Choose another name.');
   END IF;
   PERFORM pubsubpull.check_match(CASE WHEN s.id IS NOT NULL THEN pubsubpull.subscription_etag(s) END, if_match, if_none_match);
-  status := CASE WHEN pubsubpull.subscribe(name, pubsubpull.parse_object(document, NULL), coalesce(s.owner, "user"), base) THEN 201 ELSE 200 END;
+  status := CASE WHEN pubsubpull.subscribe(name, pubsubpull.parse_object(document), coalesce(s.owner, "user"), base) THEN 201 ELSE 200 END;
   SELECT * INTO s FROM pubsubpull.subscription q WHERE q.name = subscription_put.name;
   body := pubsubpull.subscription_json(base, s);
   etag := pubsubpull.subscription_etag(s);
@@ -364,9 +354,9 @@ CREATE OR REPLACE FUNCTION pubsubpull.subscription_state_put(base text, name tex
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
-  wanted text := pubsubpull.text_member(pubsubpull.parse_object(document, ARRAY['state']), 'state');
+  wanted text := pubsubpull.check_members(pubsubpull.parse_object(document), '{"state": "active|paused"}')->>'state';
 BEGIN
-  IF wanted IS NULL OR wanted NOT IN ('active', 'paused') THEN
+  IF wanted IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "active" or "paused".');
   END IF;
   PERFORM pubsubpull.set_state(s.name, wanted);
@@ -387,7 +377,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.subscription_position_put(base text, name 
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
-  since text := pubsubpull.text_member(pubsubpull.parse_object(document, ARRAY['since']), 'since');
+  since text := pubsubpull.check_members(pubsubpull.parse_object(document), '{"since": "text"}')->>'since';
 BEGIN
   IF since IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"since" must be "beginning", "now" or a cursor.');

@@ -46,11 +46,10 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.percent_decode(text) IS
   'Inverse of percent_encode; raises problem 400 on broken escapes, %00 or bytes that are not UTF-8.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.parse_object(body text, known text[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION pubsubpull.parse_object(body text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   document jsonb;
-  strange text;
 BEGIN
   BEGIN
     document := coalesce(nullif(body, ''), '{}')::jsonb;
@@ -60,15 +59,47 @@ BEGIN
   IF jsonb_typeof(document) <> 'object' THEN
     PERFORM pubsubpull.problem(422, 'bad-document', 'The body must be a JSON object.');
   END IF;
-  SELECT string_agg(to_json(k)::text, ', ' ORDER BY k) INTO strange FROM jsonb_object_keys(document) k WHERE k <> ALL (known);
-  IF strange IS NOT NULL THEN
-    PERFORM pubsubpull.problem(422, 'unknown-member', 'Unknown member ' || strange || '.',
-                               'Known are ' || array_to_string(known, ', ') || '.');
+  RETURN document;
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_object(text) IS 'A request body as a JSON object; problem 400 or 422 otherwise. An empty body is {}.';
+
+-- What a member may hold, in words for people; NULL when the value fits. Kinds: text, texts (array of strings), flag, object,
+-- "1..300" (a whole number), "0.1..9" (any number), "a|b" (one of these strings).
+CREATE OR REPLACE FUNCTION pubsubpull.member_problem(value jsonb, kind text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE
+    WHEN kind = 'text' THEN CASE WHEN jsonb_typeof(value) <> 'string' THEN 'must be a string' END
+    WHEN kind = 'flag' THEN CASE WHEN jsonb_typeof(value) <> 'boolean' THEN 'must be true or false' END
+    WHEN kind = 'object' THEN CASE WHEN jsonb_typeof(value) <> 'object' THEN 'must be an object' END
+    WHEN kind = 'texts' THEN CASE WHEN jsonb_typeof(value) <> 'array' OR jsonb_path_exists(value, '$[*] ? (@.type() != "string")', '{}', true)
+                                  THEN 'must be an array of strings' END
+    WHEN kind LIKE '%..%' THEN CASE
+      WHEN jsonb_typeof(value) = 'number' AND (value::text)::numeric BETWEEN split_part(kind, '..', 1)::numeric AND split_part(kind, '..', 2)::numeric
+           AND (kind LIKE '%.%..%' OR (value::text)::numeric % 1 = 0) THEN NULL
+      ELSE format('must be a %snumber from %s to %s', CASE WHEN kind LIKE '%.%..%' THEN '' ELSE 'whole ' END, split_part(kind, '..', 1), split_part(kind, '..', 2)) END
+    ELSE CASE WHEN jsonb_typeof(value) <> 'string' OR value #>> '{}' <> ALL (string_to_array(kind, '|'))
+              THEN 'must be one of "' || replace(kind, '|', '", "') || '"' END
+  END
+$$;
+COMMENT ON FUNCTION pubsubpull.member_problem(jsonb, text) IS 'Why a value is not of a kind, or NULL.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.check_members(document jsonb, kinds jsonb, inside text DEFAULT '') RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  problems text;
+BEGIN
+  SELECT string_agg(CASE WHEN kinds ? m.key THEN format('%s %s', to_json(inside || m.key), pubsubpull.member_problem(m.value, kinds->>m.key))
+                         ELSE format('%s is not known here', to_json(inside || m.key)) END, '; ' ORDER BY m.key)
+  INTO problems FROM jsonb_each(document) m
+  WHERE NOT kinds ? m.key OR pubsubpull.member_problem(m.value, kinds->>m.key) IS NOT NULL;
+  IF problems IS NOT NULL THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', problems || '.',
+                               'Known members: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(kinds) k) || '.');
   END IF;
   RETURN document;
 END $$;
-COMMENT ON FUNCTION pubsubpull.parse_object(text, text[]) IS
-  'Parses a request body into an object that has known members only; raises 400 or 422 otherwise. An empty body is {}.';
+COMMENT ON FUNCTION pubsubpull.check_members(jsonb, jsonb, text) IS
+  'The document, or problem 422 that names every member which is not known or of another kind than kinds says.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_limit(value text, standard int DEFAULT 1000, most int DEFAULT 10000) RETURNS int
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -181,7 +181,7 @@ $pg->sql('CREATE VIEW a_view AS SELECT 1 AS id');
 refused(q{SELECT pubsubpull.publish('a_view')}, 'PS422', qr/not a table/, 'a view');
 refused(q{SELECT pubsubpull.publish('plain', '{"exclude":["id"]}')}, 'PS422', qr/key cannot be excluded/, 'the key excluded');
 refused(q{SELECT pubsubpull.publish('plain', '{"exclude":["nope"]}')}, 'PS422', qr/"nope"/, 'an unknown column');
-refused(q{SELECT pubsubpull.publish('plain', '{"hide":1}')}, 'PS422', qr/Unknown member "hide"/, 'an unknown option');
+refused(q{SELECT pubsubpull.publish('plain', '{"hide":1}')}, 'PS422', qr/"hide" is not known here/, 'an unknown option');
 refused(q{SELECT pubsubpull.publish('keyless', '{"key":["a"]}')}, 'PS422', qr/unique index/, 'a key that is not unique');
 
 done_testing;

@@ -58,7 +58,7 @@ is_deeply($answer->json->{key}, ['id'], 'its key');
 is_deeply([map { $_->{name} } @{ $answer->json->{columns} }], [qw(id name city)], 'its columns without those excluded');
 is($httpd->put("$root/tables/public.customer", { exclude => ['secret'] }, @alice)->status, 200, 'PUT again is 200');
 is_deeply([map { $_->{table} } @{ $httpd->get("$root/tables/", @alice)->json->{tables} }], ['public.customer'], 'it is listed');
-problem_is($httpd->put("$root/tables/public.customer", { hide => 1, more => 2 }, @alice), 422, 'unknown-member', qr/"hide", "more"/, 'unknown members are named');
+problem_is($httpd->put("$root/tables/public.customer", { hide => 1, more => 2 }, @alice), 422, 'bad-member', qr/"hide" is not known here; "more" is not/, 'unknown members are named');
 problem_is($httpd->put("$root/tables/public.nothing", {}, @alice), 404, 'no-such-table', qr/public\.nothing/, 'no such table');
 problem_is($httpd->request('PUT', "$root/tables/public.customer", @alice, body => '{"exclude":', headers => ['Content-Type' => 'application/json']),
     400, 'bad-json', qr/JSON/, 'broken JSON');

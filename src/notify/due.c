@@ -39,6 +39,11 @@ psp_due_t *psp_due_make(psp_child_t *c)
     return d;
 }
 
+void psp_due_wake(psp_child_t *c)
+{
+    c->due->at = c->now;
+}
+
 static void take(psp_child_t *c, const psp_rows_t *rows, int row)
 {
     const char *subscription = psp_rows_get(rows, row, SUBSCRIPTION);

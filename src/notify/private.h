@@ -297,6 +297,8 @@ int psp_feed_reading(const psp_child_t *c);
 
 psp_due_t *psp_due_make(psp_child_t *c);
 void psp_due_step(psp_child_t *c);
+/** A parked delivery got its turn. */
+void psp_due_wake(psp_child_t *c);
 
 /* --- event.c --- */
 

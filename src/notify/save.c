@@ -281,6 +281,9 @@ static void finish(psp_child_t *c)
             continue;
         }
         e->sub->parked -= e->sub->parked > 0;
+        if (e->sub->parked > 0) {
+            psp_due_wake(c); /* the next of its key has its turn */
+        }
         psp_event_free(c, e);
     }
 }

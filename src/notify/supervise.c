@@ -2,8 +2,8 @@
 /* supervise.c: httpd's parent starts the notifier, and starts it again when it dies.
  *
  * The child belongs to pconf: clearing that at a restart or at the end tells it to leave, waits, and kills it
- * after three seconds. Nothing here may wait: callbacks run in the parent's main loop. A child that
- * died soon is replaced at once by one that waits before it does anything, ever longer.
+ * after three seconds. Nothing here may wait: callbacks run in the parent's main loop. When children
+ * die soon, the next is forked at once but waits before it does anything, ever longer.
  */
 #include "notify/notify.h"
 
@@ -26,7 +26,8 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
-#define SOON apr_time_from_sec(1) /* a child that lived shorter counts as failed at its start */
+#define SOON apr_time_from_sec(2) /* lived shorter: failed at its start; we see it up to 1 s late */
+#define FIRST apr_time_from_sec(1)
 #define DELAY_MAX apr_time_from_sec(30)
 
 /* What a restart of httpd must not forget. Plain data: the module's code is unloaded in between. */
@@ -121,11 +122,11 @@ static void restart(keeper_t *k, int status)
 
     k->failures = lived < SOON ? k->failures + 1 : 0;
     k->delay = 0;
-    if (k->failures) {
-        k->delay = k->failures > 5 ? DELAY_MAX : SOON << (k->failures - 1);
+    if (k->failures > 1) { /* once is an accident */
+        k->delay = k->failures > 6 ? DELAY_MAX : FIRST << (k->failures - 2);
     }
     ap_log_error(
-        APLOG_MARK, k->failures ? APLOG_ERR : APLOG_WARNING, 0, k->server,
+        APLOG_MARK, k->delay ? APLOG_ERR : APLOG_WARNING, 0, k->server,
         "PSP0403: the notifier died (signal or exit status %d); another one is started and "
         "waits %d s",
         status, (int)apr_time_sec(k->delay));
