@@ -42,6 +42,7 @@ static void register_hooks(apr_pool_t *p)
     psp_web_register_hooks(p);
     psp_web_add_routes(psp_publish_routes);
     psp_web_add_routes(psp_subscribe_routes);
+    psp_web_add_routes(psp_failure_routes);
     psp_web_add_routes(psp_pull_row_routes);
     psp_web_add_routes(psp_pull_change_routes);
     psp_web_add_routes(psp_audit_routes);

@@ -18,6 +18,7 @@ COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows
 \ir pull.sql
 \ir audit.sql
 \ir subscribe.sql
+\ir subscriptions.sql
 \ir notify.sql
 -- Nothing here is for everybody: the owner calls it, triggers run by themselves.
 REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;

@@ -14,9 +14,11 @@ CREATE OR REPLACE FUNCTION pubsubpull.generation_now() RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT g.last_value FROM pubsubpull.generation g';
 COMMENT ON FUNCTION pubsubpull.generation_now() IS 'Differs from an earlier answer when any subscription was changed.';
 
+DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, seconds int,
   OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
-  OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint)
+  OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
+  OUT headers text, OUT secrets text, OUT format text, OUT delete_method text)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -35,7 +37,9 @@ BEGIN
            coalesce((SELECT string_agg(pubsubpull.percent_encode(k), ',' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(k, n)), ''),
            coalesce(pubsubpull.table_name(p.relation), p.name), g."position"::text, array_to_string(g.done, ','),
            s.timeout, s.concurrency, s.retry_first, s.retry_max,
-           (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending')
+           (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
+           (SELECT string_agg(h.key || ': ' || h.value, E'\n') FROM jsonb_each_text(s.headers) h),
+           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.delete_method
     FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
     WHERE g.holder = notifier AND s.state = 'active';
 END $$;
@@ -92,32 +96,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.is_blocked(int, bigint, text) IS 'Whether a delivery has to wait for an earlier one that is pending.';
 
-DO $$ BEGIN
-  IF to_regtype('pubsubpull.event') IS NULL THEN
-    CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barrier boolean, body text);
-  END IF;
-END $$;
-COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON';
+DROP TYPE IF EXISTS pubsubpull.event CASCADE; -- had fewer members once; what returns it follows below
+CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barrier boolean, body text, deletes boolean, request uuid);
+COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON, deletes: to be made with DELETE, request: what caused it';
 
 -- The events of a page of changes for some subscriptions. head and secret make the cursor behind each change.
 CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
 LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
   WITH s AS MATERIALIZED (
-    SELECT q.id, q.table_id, q.types, q.columns, q."when", to_json(q.name)::text AS name_json, t.name_json AS table_json, t.url, t.key, t.plain, l.secret
+    SELECT q.id, q.table_id, q.types, q.columns, q."when", q.delete_method = 'DELETE' AS deletes, to_json(q.name)::text AS name_json,
+           t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN q.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
     FROM pubsubpull.log l, pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
     WHERE q.id = ANY (subscriptions) AND q.state = 'active')
   SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
-         concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
+         concat(CASE WHEN s.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', s.source_json, ',"type":"pubsubpull.',
+                       pubsubpull.change_type(c.type), '","subject":"' || c.key || '"', ',"time":', to_json(c.at), ',"datacontenttype":"application/json","data":') END,
+                pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
                   CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain),
-                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END, '}')
+                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
+                '}', CASE WHEN s.source_json IS NOT NULL THEN '}' END),
+         s.deletes AND c.type = 'D', c.request
   FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
   WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.wants(c, s.columns, s."when")
   ORDER BY c.id, s.id
 $$;
 COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
 
+DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int,
-  OUT "group" int, OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT "position" text, OUT more boolean, OUT generation bigint, OUT barrier boolean)
+  OUT "group" int, OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT "position" text, OUT more boolean, OUT generation bigint, OUT barrier boolean,
+  OUT deletes boolean, OUT request uuid)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   target CONSTANT pubsubpull.position := pubsubpull.begin_batch(pubsubpull.first_position());
@@ -147,14 +155,14 @@ BEGIN
     END IF;
     IF n > 0 THEN
       waiting := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids));
-      RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier
+      RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
         FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (waiting);
       IF waiting <> '{}' THEN
         FOR e IN SELECT * FROM pubsubpull.events(page, waiting, pubsubpull.cursor_head(p)) LOOP
           IF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
             PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
           ELSE
-            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier;
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
           END IF;
         END LOOP;
       END IF;
@@ -166,7 +174,7 @@ BEGIN
         p := pubsubpull.end_batch(p);
       END IF;
     END IF;
-    subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL;
+    subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL;
     "position" := p::text;
     more := n = most OR p."rows" IS NOT NULL;
     RETURN NEXT;
@@ -191,8 +199,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row.';
 
+DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
-  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean)
+  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -215,7 +224,7 @@ BEGIN
       page := ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = (d.published).id AND c.id = d.change);
     END IF;
     subscription := d.subscription; change := d.change; attempts := d.attempts; body := NULL;
-    SELECT e.key, e.barrier, e.body INTO key, barrier, body FROM pubsubpull.events(page, ARRAY[d.subscription], '') e;
+    SELECT e.key, e.barrier, e.body, e.deletes, e.request INTO key, barrier, body, deletes, request FROM pubsubpull.events(page, ARRAY[d.subscription], '') e;
     IF body IS NULL THEN -- the row is gone, or the subscription does not want it any more
       PERFORM pubsubpull.finish_delivery(d.subscription, d.change);
     ELSE

@@ -26,11 +26,20 @@ CREATE TABLE IF NOT EXISTS pubsubpull.subscription (
   created_at  timestamptz NOT NULL DEFAULT now(),
   updated_at  timestamptz NOT NULL DEFAULT now()
 );
+ALTER TABLE pubsubpull.subscription
+  ADD COLUMN IF NOT EXISTS headers jsonb NOT NULL DEFAULT '{}',
+  ADD COLUMN IF NOT EXISTS secret text,
+  ADD COLUMN IF NOT EXISTS old_secret text,
+  ADD COLUMN IF NOT EXISTS old_secret_until timestamptz,
+  ADD COLUMN IF NOT EXISTS format text NOT NULL DEFAULT 'json',
+  ADD COLUMN IF NOT EXISTS delete_method text NOT NULL DEFAULT 'PUT';
 CREATE INDEX IF NOT EXISTS subscription_table_id ON pubsubpull.subscription (table_id);
 COMMENT ON TABLE pubsubpull.subscription IS 'Who is sent which changes';
 COMMENT ON COLUMN pubsubpull.subscription.owner IS 'The user who made it; NULL: made without one';
 COMMENT ON COLUMN pubsubpull.subscription.base IS 'URL under which it was made; links in notifications begin with it';
 COMMENT ON COLUMN pubsubpull.subscription.timeout IS 'Milliseconds, as retry_first and retry_max; retry_for is seconds';
+COMMENT ON COLUMN pubsubpull.subscription.document IS 'As it was PUT, without secret and the values of headers: these are never shown';
+COMMENT ON COLUMN pubsubpull.subscription.old_secret IS 'Signs beside secret until old_secret_until, so that receivers can change over';
 COMMENT ON COLUMN pubsubpull.subscription.version IS 'Changes with the document, state or position';
 
 CREATE TABLE IF NOT EXISTS pubsubpull.progress (
@@ -86,10 +95,46 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_callback(text) IS 'Problem 422 unless the text is an http(s) URI template with a literal host.';
 
+-- Names that a subscription may not set: framing, and what the receiver relies on as ours.
+CREATE OR REPLACE FUNCTION pubsubpull.check_headers(headers jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  wrong text;
+BEGIN
+  SELECT string_agg(to_json(h.key)::text, ', ') INTO wrong FROM jsonb_each(headers) h
+  WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$' OR jsonb_typeof(h.value) <> 'string' OR h.value #>> '{}' !~ '^[\x20-\x7e]*$' OR length(h.value #>> '{}') > 4000
+     OR h.key ~* '^(host|content-length|content-type|content-encoding|transfer-encoding|connection|keep-alive|te|trailer|upgrade|expect|proxy-.*|webhook-.*|pubsubpull-.*|traceparent|tracestate)$';
+  IF wrong IS NOT NULL THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', format('"headers" has %s: a name that is not a header''s or is set by the sender, or a value that is not a line of printable ASCII.', wrong));
+  ELSIF (SELECT count(*) FROM jsonb_object_keys(headers)) > 20 THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', '"headers" has more than 20 members.');
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.check_headers(jsonb) IS 'Problem 422 unless these are headers that a subscription may add to its notifications.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.check_secret(secret text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  size int;
+BEGIN
+  IF secret ~ '^whsec_[A-Za-z0-9+/]+={0,2}$' THEN
+    BEGIN
+      size := octet_length(decode(substr(secret, 7), 'base64'));
+    EXCEPTION WHEN data_exception THEN
+      size := 0;
+    END;
+  END IF;
+  IF secret IS NOT NULL AND coalesce(size, 0) NOT BETWEEN 24 AND 64 THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', '"secret" must be whsec_ and the base64 of 24 to 64 random bytes (Standard Webhooks).',
+                               'For example the output of: echo "whsec_$(openssl rand -base64 32)"');
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.check_secret(text) IS 'Problem 422 unless the text is a secret as Standard Webhooks 1.0 has them; NULL is none.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_members() RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$
   SELECT '{"callback": "text", "table": "text", "on": "texts", "columns": "texts", "when": "text", "since": "text", "timeout": "1..300",
-           "concurrency": "1..256", "retry": "object"}'::jsonb
+           "concurrency": "1..256", "retry": "object", "headers": "object", "secret": "text", "format": "json|cloudevents", "delete": "PUT|DELETE"}'::jsonb
 $$;
 COMMENT ON FUNCTION pubsubpull.subscription_members() IS 'The members of a subscription document and their kinds (see member_problem).';
 
@@ -104,7 +149,13 @@ DECLARE
   strange text;
   s pubsubpull.subscription;
 BEGIN
-  s.document := d;
+  s.headers := coalesce(d->'headers', '{}');
+  PERFORM pubsubpull.check_headers(s.headers);
+  s.secret := d->>'secret';
+  PERFORM pubsubpull.check_secret(s.secret);
+  s.format := coalesce(d->>'format', 'json');
+  s.delete_method := coalesce(d->>'delete', 'PUT');
+  s.document := d - 'secret' - 'headers';
   s.callback := d->>'callback';
   PERFORM pubsubpull.check_callback(s.callback);
   IF d->'table' IS NULL THEN
@@ -187,19 +238,24 @@ BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.subscription'), hashtext(name));
   SELECT * INTO existing FROM pubsubpull.subscription q WHERE q.name = subscribe.name FOR UPDATE;
   IF NOT FOUND THEN
-    INSERT INTO pubsubpull.subscription AS q (name, owner, base, document, callback, table_id, types, columns, "when", timeout, concurrency, retry_first, retry_max, retry_for)
-    VALUES (subscribe.name, subscribe.owner, subscribe.base, s.document, s.callback, s.table_id, s.types, s.columns, s."when", s.timeout, s.concurrency, s.retry_first, s.retry_max, s.retry_for)
+    INSERT INTO pubsubpull.subscription AS q (name, owner, base, document, callback, table_id, types, columns, "when", timeout, concurrency, retry_first, retry_max, retry_for,
+      headers, secret, format, delete_method)
+    VALUES (subscribe.name, subscribe.owner, subscribe.base, s.document, s.callback, s.table_id, s.types, s.columns, s."when", s.timeout, s.concurrency, s.retry_first, s.retry_max, s.retry_for,
+      s.headers, s.secret, s.format, s.delete_method)
     RETURNING * INTO s;
     INSERT INTO pubsubpull.progress (subscription, "position") VALUES (s.id, pubsubpull.start_position(s, s.document->>'since'));
     RETURN true;
   END IF;
-  IF existing.document = s.document AND existing.base = subscribe.base THEN
+  IF existing.document = s.document AND existing.base = subscribe.base AND existing.headers = s.headers AND existing.secret IS NOT DISTINCT FROM s.secret THEN
     RETURN false; -- PUT again: nothing changes, above all not the position
   END IF;
   s.id := existing.id;
   UPDATE pubsubpull.subscription q
   SET base = subscribe.base, document = s.document, callback = s.callback, table_id = s.table_id, types = s.types, columns = s.columns, "when" = s."when",
       timeout = s.timeout, concurrency = s.concurrency, retry_first = s.retry_first, retry_max = s.retry_max, retry_for = s.retry_for,
+      headers = s.headers, format = s.format, delete_method = s.delete_method, secret = s.secret,
+      old_secret = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN q.secret ELSE q.old_secret END,
+      old_secret_until = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN now() + interval '24 hours' ELSE q.old_secret_until END,
       version = nextval('pubsubpull.generation'), updated_at = now()
   WHERE q.id = existing.id;
   IF existing.table_id <> s.table_id OR existing.document->'since' IS DISTINCT FROM s.document->'since' THEN
@@ -242,148 +298,3 @@ BEGIN
   RETURN FOUND;
 END $$;
 COMMENT ON FUNCTION pubsubpull.set_state(text, text, text) IS 'Sets a subscription active, paused or disabled; returns whether that was a change.';
-
--- Everything below is HTTP. A subscription belongs to the user who made it; to others it does not exist, unless they are admin.
-CREATE OR REPLACE FUNCTION pubsubpull.own_subscription(name text, "user" text, admin boolean) RETURNS pubsubpull.subscription
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  s pubsubpull.subscription;
-BEGIN
-  SELECT * INTO s FROM pubsubpull.subscription q WHERE q.name = own_subscription.name;
-  IF s.id IS NULL OR NOT (admin OR s.owner IS NOT DISTINCT FROM "user") THEN
-    PERFORM pubsubpull.problem(404, 'no-such-subscription', format('You have no subscription %s.', name), 'PUT its document to this URL to create it.');
-  END IF;
-  RETURN s;
-END $$;
-COMMENT ON FUNCTION pubsubpull.own_subscription(text, text, boolean) IS 'The user''s subscription of this name, or problem 404.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_etag(s pubsubpull.subscription) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$ SELECT md5(concat_ws('|', s.id, s.document, s.base)) $$;
-COMMENT ON FUNCTION pubsubpull.subscription_etag(pubsubpull.subscription) IS 'ETag of the document: it does not change with the progress.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_json(base text, s pubsubpull.subscription) RETURNS text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
-DECLARE
-  g pubsubpull.progress;
-  url text := base || '/subscriptions/' || pubsubpull.percent_encode(s.name);
-  waiting int;
-  oldest timestamptz;
-BEGIN
-  SELECT * INTO g FROM pubsubpull.progress q WHERE q.subscription = s.id;
-  SELECT count(*), min(c.at) INTO waiting, oldest FROM pubsubpull.feed(pubsubpull.begin_batch(g."position"), ARRAY[s.table_id], 10000) c
-  WHERE c.id <> ALL (g.done);
-  RETURN (s.document || jsonb_build_object('name', s.name, 'url', url, 'owner', s.owner, 'state', s.state, 'reason', s.reason,
-    'created_at', s.created_at, 'updated_at', s.updated_at, 'position', pubsubpull.cursor_encode(g."position"),
-    'lag', jsonb_build_object('changes', waiting, 'seconds', round(extract(epoch FROM greatest(clock_timestamp() - oldest, '0')), 3)),
-    'pending', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
-    'failed', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'failed'),
-    'failing_since', g.failing_since, 'last_error', g.last_error))::text;
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_json(text, pubsubpull.subscription) IS 'The document of a subscription with its state. lag.changes is counted up to 10000.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscriptions_get(base text, "user" text, admin boolean,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 200, d.body, md5(d.body), NULL, NULL FROM (
-    SELECT json_build_object('subscriptions', coalesce(json_agg(json_build_object('name', s.name, 'url', base || '/subscriptions/' || pubsubpull.percent_encode(s.name),
-             'owner', s.owner, 'table', s.document->>'table', 'callback', s.callback, 'state', s.state) ORDER BY s.name), '[]'))::text AS body
-    FROM pubsubpull.subscription s WHERE admin OR s.owner IS NOT DISTINCT FROM "user") d
-$$;
-COMMENT ON FUNCTION pubsubpull.subscriptions_get(text, text, boolean) IS 'GET /subscriptions/: the user''s, or all for an admin.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_get(base text, name text, "user" text, admin boolean,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  status := 200;
-  body := pubsubpull.subscription_json(base, pubsubpull.own_subscription(name, "user", admin));
-  etag := NULL;
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_get(text, text, text, boolean) IS 'GET /subscriptions/{name}: the document, and how it is doing.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.check_match(current_etag text, if_match text, if_none_match text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF if_none_match IS NOT NULL AND current_etag IS NOT NULL AND (if_none_match = '*' OR position('"' || current_etag || '"' IN if_none_match) > 0) THEN
-    PERFORM pubsubpull.problem(412, 'precondition-failed', 'There is such a subscription already, and If-None-Match asked for none.');
-  ELSIF if_match IS NOT NULL AND (current_etag IS NULL OR (if_match <> '*' AND position('"' || current_etag || '"' IN if_match) = 0)) THEN
-    PERFORM pubsubpull.problem(412, 'precondition-failed', 'The subscription is not the one that If-Match names.', 'GET it again, and use its ETag.');
-  END IF;
-END $$;
-COMMENT ON FUNCTION pubsubpull.check_match(text, text, text) IS 'Problem 412 unless the conditions of RFC 9110, 13.1 hold. current_etag NULL: there is no such resource.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_put(base text, name text, "user" text, admin boolean, document text, if_match text, if_none_match text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  s pubsubpull.subscription;
-BEGIN
-  PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.subscription'), hashtext(name));
-  SELECT * INTO s FROM pubsubpull.subscription q WHERE q.name = subscription_put.name;
-  IF s.id IS NOT NULL AND NOT (admin OR s.owner IS NOT DISTINCT FROM "user") THEN
-    PERFORM pubsubpull.problem(403, 'not-yours', format('The subscription %s belongs to another user.', name), 'Choose another name.');
-  END IF;
-  PERFORM pubsubpull.check_match(CASE WHEN s.id IS NOT NULL THEN pubsubpull.subscription_etag(s) END, if_match, if_none_match);
-  status := CASE WHEN pubsubpull.subscribe(name, pubsubpull.parse_object(document), coalesce(s.owner, "user"), base) THEN 201 ELSE 200 END;
-  SELECT * INTO s FROM pubsubpull.subscription q WHERE q.name = subscription_put.name;
-  body := pubsubpull.subscription_json(base, s);
-  etag := pubsubpull.subscription_etag(s);
-  location := base || '/subscriptions/' || pubsubpull.percent_encode(name);
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_put(text, text, text, boolean, text, text, text) IS 'PUT /subscriptions/{name}: create or replace.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_delete(base text, name text, "user" text, admin boolean, if_match text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM pubsubpull.check_match(pubsubpull.subscription_etag(pubsubpull.own_subscription(name, "user", admin)), if_match, NULL);
-  PERFORM pubsubpull.unsubscribe(name);
-  status := 204;
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_delete(text, text, text, boolean, text) IS 'DELETE /subscriptions/{name}.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_state_get(base text, name text, "user" text, admin boolean,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 200, json_build_object('state', s.state, 'reason', s.reason)::text, NULL, NULL, NULL FROM pubsubpull.own_subscription(name, "user", admin) s
-$$;
-COMMENT ON FUNCTION pubsubpull.subscription_state_get(text, text, text, boolean) IS 'GET /subscriptions/{name}/state.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_state_put(base text, name text, "user" text, admin boolean, document text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
-  wanted text := pubsubpull.check_members(pubsubpull.parse_object(document), '{"state": "active|paused"}')->>'state';
-BEGIN
-  IF wanted IS NULL THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "active" or "paused".');
-  END IF;
-  PERFORM pubsubpull.set_state(s.name, wanted);
-  SELECT r.status, r.body INTO status, body FROM pubsubpull.subscription_state_get(base, name, "user", admin) r;
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_state_put(text, text, text, boolean, text) IS 'PUT /subscriptions/{name}/state: pause or resume.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_position_get(base text, name text, "user" text, admin boolean,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 200, json_build_object('since', pubsubpull.cursor_encode(g."position"))::text, NULL, NULL, NULL
-  FROM pubsubpull.own_subscription(name, "user", admin) s JOIN pubsubpull.progress g ON g.subscription = s.id
-$$;
-COMMENT ON FUNCTION pubsubpull.subscription_position_get(text, text, text, boolean) IS 'GET /subscriptions/{name}/position: the cursor up to which all was delivered.';
-
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_position_put(base text, name text, "user" text, admin boolean, document text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
-  since text := pubsubpull.check_members(pubsubpull.parse_object(document), '{"since": "text"}')->>'since';
-BEGIN
-  IF since IS NULL THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', '"since" must be "beginning", "now" or a cursor.');
-  END IF;
-  PERFORM pubsubpull.move_subscription(s.id, pubsubpull.start_position(s, since));
-  UPDATE pubsubpull.subscription q SET version = nextval('pubsubpull.generation') WHERE q.id = s.id;
-  SELECT r.status, r.body INTO status, body FROM pubsubpull.subscription_position_get(base, name, "user", admin) r;
-END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_position_put(text, text, text, boolean, text) IS 'PUT /subscriptions/{name}/position: replay or skip.';

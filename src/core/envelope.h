@@ -20,7 +20,8 @@ typedef struct psp_request_t {
     const char *remote;
     const char *agent;
     apr_time_t started;
-    const apr_table_t *headers; /* captured headers: written as "headers":{"name":"value"} with lower-case names, or NULL */
+    const apr_table_t *
+        headers; /* captured headers: written as "headers":{"name":"value"} with lower-case names, or NULL */
 } psp_request_t;
 
 /**

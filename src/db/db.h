@@ -29,8 +29,8 @@ typedef enum {
     PSP_DB_CONNECTED,   /* a session was opened; cause is empty */
     PSP_DB_UNREACHABLE, /* a session could not be opened */
     PSP_DB_LOST,        /* a session broke or an upgrade outdated it; it is replaced when needed */
-    PSP_DB_LATE,        /* no answer before the deadline; cause is the call, or that all sessions were in use */
-    PSP_DB_FAILED       /* the server refused a call for a reason that the client is not to blame for */
+    PSP_DB_LATE, /* no answer before the deadline; cause is the call, or that all sessions were in use */
+    PSP_DB_FAILED /* the server refused a call for a reason that the client is not to blame for */
 } psp_db_event_t;
 
 /** @param cause one line in libpq's or PostgreSQL's words, without secrets; valid during the callback only */

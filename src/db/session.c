@@ -16,7 +16,8 @@
 #define PSP_RECONNECT_FIRST apr_time_from_msec(100)
 #define PSP_RECONNECT_MAX apr_time_from_sec(5)
 #define PSP_SETTLED                                                                                \
-    apr_time_from_sec(1) /* a connection that held this long is replaced at once                   \
+    apr_time_from_sec(                                                                             \
+        1) /* a connection that held this long is replaced at once                   \
                           */
 
 typedef struct psp_queued_t {

@@ -29,7 +29,17 @@ APLOG_USE_MODULE(pubsubpull);
 #define EVENTS 64
 
 /* Headers of each request, in this order. */
-enum { H_TYPE, H_ID, H_TIME, H_SUBSCRIPTION, H_EXPECT, H_ACCEPT, H_COUNT };
+enum {
+    H_TYPE,
+    H_ID,
+    H_TIME,
+    H_SUBSCRIPTION,
+    H_EXPECT,
+    H_ACCEPT,
+    H_TRACE, /* from here on: not always there */
+    H_SIGNATURE,
+    H_COUNT
+};
 
 typedef struct wire_t {
     struct wire_t *next; /* while free */
@@ -39,6 +49,8 @@ typedef struct wire_t {
     struct curl_slist headers[H_COUNT];
     char id[64];
     char time[48];
+    char trace[80];
+    char signature[24 + PSP_SIGNATURES];
     apr_size_t header_bytes, body_bytes;
     int final;    /* the header block being read is not a 1xx */
     int answered; /* a whole header block of a final answer was read */
@@ -148,17 +160,17 @@ static size_t on_body(char *data, size_t size, size_t n, void *baton)
 
 static void link_headers(wire_t *w)
 {
-    static char type[] = "Content-Type: application/json";
     static char expect[] = "Expect:"; /* removed: it would cost a round trip */
     static char accept[] = "Accept:";
     int i;
 
-    w->headers[H_TYPE].data = type;
     w->headers[H_ID].data = w->id;
     w->headers[H_TIME].data = w->time;
     w->headers[H_EXPECT].data = expect;
     w->headers[H_ACCEPT].data = accept;
-    for (i = 0; i + 1 < H_COUNT; i++) {
+    w->headers[H_TRACE].data = w->trace;
+    w->headers[H_SIGNATURE].data = w->signature;
+    for (i = 0; i < H_TRACE; i++) {
         w->headers[i].next = &w->headers[i + 1];
     }
 }
@@ -185,7 +197,6 @@ static int set_up(wire_t *w)
 #if LIBCURL_VERSION_NUM >= 0x075700
     SET(CURLOPT_QUICK_EXIT, 1L); /* a name server that hangs must not hold the loop */
 #endif
-    SET(CURLOPT_CUSTOMREQUEST, "PUT");
     SET(CURLOPT_HTTPHEADER, w->headers);
     SET(CURLOPT_USERAGENT, "mod_pubsubpull/" PSP_VERSION);
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
@@ -259,9 +270,79 @@ static const char *name_header(psp_sub_t *sub)
     return sub->header;
 }
 
+static apr_status_t free_list(void *list)
+{
+    curl_slist_free_all(list);
+    return APR_SUCCESS;
+}
+
+/* The subscription's own headers, made once and freed with it. */
+static struct curl_slist *own_headers(psp_sub_t *sub)
+{
+    char *copy, *line, *state = NULL;
+    struct curl_slist *list = NULL;
+
+    if (sub->own || !*sub->headers) {
+        return sub->own;
+    }
+    copy = apr_pstrdup(sub->p, sub->headers);
+    for (line = apr_strtok(copy, "\n", &state); line; line = apr_strtok(NULL, "\n", &state)) {
+        struct curl_slist *longer = curl_slist_append(list, line);
+
+        list = longer ? longer : list;
+    }
+    apr_pool_cleanup_register(sub->p, list, free_list, apr_pool_cleanup_null);
+    sub->own = list;
+    return list;
+}
+
+/* What the request was caused by becomes the trace of what it causes (W3C Trace Context). */
+static void write_trace(wire_t *w, const psp_event_t *e)
+{
+    const char *at;
+    char hex[33];
+    int n = 0;
+
+    for (at = e->request; *at && n < 32; at++) {
+        if (*at != '-') {
+            hex[n++] = *at;
+        }
+    }
+    hex[n] = '\0';
+    apr_snprintf(w->trace, sizeof w->trace, "traceparent: 00-%s-%08x%08x-01", hex,
+                 psp_child_random(w->d->c), psp_child_random(w->d->c) | 1);
+}
+
+static void write_headers(wire_t *w, psp_event_t *e)
+{
+    static char json[] = "Content-Type: application/json";
+    static char cloudevents[] = "Content-Type: application/cloudevents+json; charset=UTF-8";
+    struct curl_slist *last = &w->headers[H_ACCEPT];
+
+    w->headers[H_TYPE].data = e->sub->cloudevents ? cloudevents : json;
+    apr_snprintf(w->id, sizeof w->id, "webhook-id: psp_%d_%" APR_INT64_T_FMT, e->sub->id, e->id);
+    apr_snprintf(w->time, sizeof w->time, "webhook-timestamp: %" APR_INT64_T_FMT,
+                 (apr_int64_t)apr_time_sec(apr_time_now()));
+    w->headers[H_SUBSCRIPTION].data = (char *)name_header(e->sub);
+    if (*e->request) {
+        write_trace(w, e);
+        last = last->next = &w->headers[H_TRACE];
+    }
+    if (*e->sub->secrets) {
+        apr_size_t name = apr_snprintf(w->signature, sizeof w->signature, "webhook-signature: ");
+
+        psp_sign(w->signature + name, sizeof w->signature - name, e->sub->secrets,
+                 strchr(w->id, ' ') + 1, strchr(w->time, ' ') + 1, e->body,
+                 e->deletes ? 0 : e->length);
+        last = last->next = &w->headers[H_SIGNATURE];
+    }
+    last->next = own_headers(e->sub);
+}
+
 apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
 {
     wire_t *w = take_wire(d);
+    curl_off_t length = e->deletes ? 0 : (curl_off_t)e->length;
 
     if (!w) {
         return APR_EGENERAL;
@@ -270,12 +351,11 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
     w->header_bytes = w->body_bytes = w->kept = 0;
     w->final = w->answered = w->denied = w->local = 0;
     w->error[0] = '\0';
-    apr_snprintf(w->id, sizeof w->id, "webhook-id: psp_%d_%" APR_INT64_T_FMT, e->sub->id, e->id);
-    apr_snprintf(w->time, sizeof w->time, "webhook-timestamp: %" APR_INT64_T_FMT,
-                 (apr_int64_t)apr_time_sec(apr_time_now()));
-    w->headers[H_SUBSCRIPTION].data = (char *)name_header(e->sub);
+    write_headers(w, e);
     if (curl_easy_setopt(w->easy, CURLOPT_URL, url) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)e->length) != CURLE_OK ||
+        curl_easy_setopt(w->easy, CURLOPT_CUSTOMREQUEST, e->deletes ? "DELETE" : "PUT") !=
+            CURLE_OK ||
+        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE_LARGE, length) != CURLE_OK ||
         curl_easy_setopt(w->easy, CURLOPT_POSTFIELDS, e->body) != CURLE_OK ||
         curl_easy_setopt(w->easy, CURLOPT_TIMEOUT_MS, (long)apr_time_as_msec(e->sub->timeout)) !=
             CURLE_OK ||

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <apr_strings.h>
+
 #define BUCKETS 16384
 
 struct psp_lanes_t {
@@ -111,6 +113,8 @@ psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *ne
     e->sub = sub;
     e->id = news->id;
     e->barrier = news->barrier || !news->key;
+    e->deletes = news->deletes;
+    apr_cpystrn(e->request, news->request ? news->request : "", sizeof e->request);
     if (news->key) {
         e->key = (char *)(e + 1);
         memcpy(e->key, news->key, key_size);

@@ -18,12 +18,28 @@ APLOG_USE_MODULE(pubsubpull);
 #define POLL apr_time_from_msec(40)    /* without being woken */
 #define GAP_MIN apr_time_from_msec(1)  /* between reads when woken and there was something */
 #define GAP_MAX apr_time_from_msec(10) /* when there was nothing */
-#define READ_BYTES (4 * 1024 * 1024)   /* bodies to expect from one group */
+#define MOST_FIRST 50                  /* changes of one group to ask for; adapts to what comes */
+#define MOST_MIN 5
+#define READ_EVENTS 4000             /* a read that brings more is too large */
+#define READ_BYTES (8 * 1024 * 1024) /* of bodies, as well */
+#define GROUP_EVENTS 50000           /* at worst: each change is for each member of a group */
 #define RETRY apr_time_from_msec(200)
 #define SUSPECT_RETRY apr_time_from_sec(5)
 
 /* Columns of notify_read. */
-enum { GROUP, SUBSCRIPTION, CHANGE, KEY, BODY, POSITION, MORE, GENERATION, BARRIER };
+enum {
+    GROUP,
+    SUBSCRIPTION,
+    CHANGE,
+    KEY,
+    BODY,
+    POSITION,
+    MORE,
+    GENERATION,
+    BARRIER,
+    DELETES,
+    REQUEST
+};
 
 typedef struct group_t {
     apr_array_header_t *ids; /* of int */
@@ -41,8 +57,9 @@ struct psp_feed_t {
     apr_uint32_t stamp;
     apr_int64_t sent_at, due_at, not_before;
     apr_interval_time_t gap;
-    apr_size_t typical; /* bytes of a body, lately */
-    int events;         /* in the last read */
+    int most;         /* changes to ask for */
+    int events;       /* in the last read */
+    apr_size_t bytes; /* of their bodies */
     char *generation;
 };
 
@@ -53,7 +70,7 @@ psp_feed_t *psp_feed_make(psp_child_t *c)
     apr_pool_create(&f->read_p, c->p);
     apr_pool_tag(f->read_p, "psp_feed");
     f->gap = GAP_MIN;
-    f->typical = 1024;
+    f->most = MOST_FIRST;
     return f;
 }
 
@@ -180,13 +197,15 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
     const char *change = psp_rows_get(rows, row, CHANGE);
     const char *body = psp_rows_get(rows, row, BODY);
     const char *barrier = psp_rows_get(rows, row, BARRIER);
-    psp_news_t news = {change ? apr_atoi64(change) : 0, psp_rows_get(rows, row, KEY),
-                       barrier && *barrier == 't', body ? body : "",
-                       psp_rows_length(rows, row, BODY)};
+    const char *deletes = psp_rows_get(rows, row, DELETES);
+    psp_news_t news = {change ? apr_atoi64(change) : 0,  psp_rows_get(rows, row, KEY),
+                       barrier && *barrier == 't',       body ? body : "",
+                       psp_rows_length(rows, row, BODY), deletes && *deletes == 't',
+                       psp_rows_get(rows, row, REQUEST)};
     psp_page_t *page;
 
     f->events++;
-    f->typical = (15 * f->typical + news.length) / 16;
+    f->bytes += news.length;
     if (!sub) {
         return;
     }
@@ -305,6 +324,17 @@ static void suspect(psp_child_t *c, const psp_result_t *result)
     }
 }
 
+/* One change may be an event for nobody or for a thousand, and a body small or large. */
+static void adapt(psp_feed_t *f)
+{
+    if (f->events > READ_EVENTS || f->bytes > READ_BYTES) {
+        f->most = f->most / 2 < MOST_MIN ? MOST_MIN : f->most / 2;
+    }
+    else if (f->events < READ_EVENTS / 2 && f->bytes < READ_BYTES / 2) {
+        f->most = f->most * 2 > PSP_PAGE_EVENTS ? PSP_PAGE_EVENTS : f->most * 2;
+    }
+}
+
 static void read_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     psp_child_t *c = baton;
@@ -313,9 +343,11 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
 
     f->calling = 0;
     f->events = 0;
+    f->bytes = 0;
     f->due_at = c->now + POLL;
     if (result->rv == APR_SUCCESS) {
         take_rows(c, rows);
+        adapt(f);
         f->gap = f->events ? GAP_MIN : 2 * f->gap < GAP_MAX ? 2 * f->gap : GAP_MAX;
     }
     else if (result->http == HTTP_SERVICE_UNAVAILABLE) {
@@ -345,10 +377,17 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
 
 static int page_size(const psp_child_t *c)
 {
-    apr_size_t fit = READ_BYTES / (c->feed->typical + 1);
-    apr_size_t most = c->bytes > PSP_TOTAL_BYTES ? PSP_PAGE_EVENTS / 10 : PSP_PAGE_EVENTS;
+    const psp_feed_t *f = c->feed;
+    int members = 1, most = f->most, g;
 
-    return (int)(fit > most ? most : fit < 10 ? 10 : fit);
+    for (g = 0; g < f->ngroups; g++) {
+        members = f->groups[g].ids->nelts > members ? f->groups[g].ids->nelts : members;
+    }
+    most = most > GROUP_EVENTS / members ? GROUP_EVENTS / members : most;
+    if (c->bytes > PSP_TOTAL_BYTES && most > MOST_FIRST) {
+        most = MOST_FIRST;
+    }
+    return most < 1 ? 1 : most;
 }
 
 void psp_feed_step(psp_child_t *c)

@@ -157,7 +157,7 @@ static void drop_chain(psp_child_t *c, psp_event_t *e)
 
 static void relax(psp_child_t *c, psp_sub_t *sub)
 {
-    if (sub->held && sub->queued < PSP_LANE_EVENTS / 2 && sub->bytes < PSP_LANE_BYTES / 2 &&
+    if (sub->held && sub->queued < PSP_LANE_EVENTS / 4 * 3 && sub->bytes < PSP_LANE_BYTES / 2 &&
         sub->ndone < PSP_LANE_DONE / 2) {
         sub->held = 0;
         psp_feed_unhold(c, sub);

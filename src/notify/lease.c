@@ -36,7 +36,10 @@ enum {
     L_CONCURRENCY,
     L_FIRST,
     L_MAX,
-    L_PARKED
+    L_PARKED,
+    L_HEADERS,
+    L_SECRETS,
+    L_FORMAT
 };
 
 struct psp_leases_t {
@@ -142,6 +145,9 @@ static psp_sub_t *make_sub(psp_child_t *c, const psp_rows_t *rows, int row)
     sub->concurrency = at_least(number(rows, row, L_CONCURRENCY), 1);
     sub->retry_first = apr_time_from_msec(at_least(number(rows, row, L_FIRST), 1));
     sub->retry_max = apr_time_from_msec(at_least(number(rows, row, L_MAX), 1));
+    sub->headers = text(p, rows, row, L_HEADERS);
+    sub->secrets = "";
+    sub->cloudevents = strcmp(text(p, rows, row, L_FORMAT), "cloudevents") == 0;
     sub->next = l->first;
     if (l->first) {
         l->first->previous = sub;
@@ -185,6 +191,10 @@ static void take(psp_child_t *c, apr_hash_t *places, const psp_rows_t *rows, int
     }
     else if (sub->state == PSP_SUB_ACTIVE && sub->version != number(rows, row, L_VERSION)) {
         psp_leases_stop(c, sub, 0);
+    }
+    if (psp_rows_get(rows, row, L_SECRETS) &&
+        strcmp(sub->secrets, psp_rows_get(rows, row, L_SECRETS)) != 0) { /* or an old one expired */
+        sub->secrets = text(sub->p, rows, row, L_SECRETS);
     }
     sub->parked = number(rows, row, L_PARKED);
     sub->seen = c->leases->stamp;

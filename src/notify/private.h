@@ -14,6 +14,7 @@
  *   send.c        picks what to send next, judges what came back
  *   target.c      the URL of one event
  *   deliver.c     PUT; the only file that knows curl
+ *   sign.c        signatures; the only file that knows libcrypto
  *   address.c     which addresses may be connected to
  *   save.c        writes what was achieved to the database
  */
@@ -26,7 +27,7 @@
 #include "core/uuid.h"
 #include "db/db.h"
 
-/* Bounds. A subscription that is above one of them reads no further until it is below half. */
+/* Bounds. A subscription that is above one of them reads no further until it is well below. */
 #define PSP_PAGE_EVENTS 500              /* most changes of one read, per group */
 #define PSP_LANE_EVENTS 512              /* waiting or in flight, per subscription */
 #define PSP_LANE_BYTES (8 * 1024 * 1024) /* of bodies, per subscription */
@@ -121,6 +122,8 @@ typedef struct psp_news_t {
     int barrier;
     const char *body;
     apr_size_t length;
+    int deletes;         /* to be made with DELETE, without a body */
+    const char *request; /* id of the request that caused it, or NULL */
 } psp_news_t;
 
 /** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
@@ -134,9 +137,11 @@ struct psp_event_t {
     unsigned hash;
     int hashed;
     psp_event_state_t state;
-    int attempts; /* failed so far */
-    int barrier;  /* everything before it has to be finished, and nothing after it starts */
-    char *key;    /* NULL: none, and then it is a barrier */
+    int deletes;                       /* made with DELETE */
+    char request[PSP_UUID_LENGTH + 1]; /* what caused it, or "" */
+    int attempts;                      /* failed so far */
+    int barrier; /* everything before it has to be finished, and nothing after it starts */
+    char *key;   /* NULL: none, and then it is a barrier */
     char *body;
     apr_size_t length;
     /* of a failure; error and behind are malloc'ed and belong to the event */
@@ -172,8 +177,12 @@ struct psp_sub_t {
     const char *name, *callback, *table;
     const char *const *keys; /* names of key columns, decoded */
     int nkeys;
-    int plain;          /* the callback has no variables */
-    const char *header; /* deliver.c: names it to the receiver */
+    int plain;           /* the callback has no variables */
+    const char *header;  /* deliver.c: names it to the receiver */
+    const char *headers; /* own ones, "Name: value" a line */
+    void *own;           /* deliver.c: these as curl wants them */
+    const char *secrets; /* comma-joined: signs with each; "": not at all */
+    int cloudevents;
     apr_interval_time_t timeout, retry_first, retry_max;
     int concurrency;
     apr_int64_t parked; /* deliveries waiting in the database, roughly */
@@ -404,6 +413,16 @@ int psp_deliver_fd(const psp_deliver_t *d);
 void psp_deliver_step(psp_deliver_t *d);
 /** Put on the wire what was started since. */
 void psp_deliver_kick(psp_deliver_t *d);
+
+/* --- sign.c --- */
+
+#define PSP_SIGNATURES 256 /* room for the header's value */
+
+/** The value of webhook-signature: `v1,<base64>` for each secret, joined by blanks (Standard Webhooks 1.0).
+ * @param secrets comma-joined whsec_…; one that is none is left out
+ * @param out room for PSP_SIGNATURES */
+void psp_sign(char *out, apr_size_t room, const char *secrets, const char *id,
+              const char *timestamp, const char *body, apr_size_t length);
 
 /* --- address.c --- */
 

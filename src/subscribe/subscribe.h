@@ -6,5 +6,6 @@
 #include "web/web.h"
 
 extern const psp_route_t psp_subscribe_routes[];
+extern const psp_route_t psp_failure_routes[];
 
 #endif

@@ -7,11 +7,6 @@
 #include "core/uri_template.h"
 #include "record/record.h"
 
-static const char *admin(const psp_call_t *c)
-{
-    return c->admin ? "true" : "false";
-}
-
 static const char *header(const psp_call_t *c, const char *name)
 {
     return apr_table_get(c->r->headers_in, name);
@@ -28,14 +23,14 @@ static int answer_and_wake(psp_call_t *c, const char *call, int n, const char *c
 
 static int get_all(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->user, admin(c)};
+    const char *params[] = {c->base, c->user, psp_web_admin(c)};
 
     return psp_web_answer(c, "SELECT * FROM pubsubpull.subscriptions_get($1, $2, $3)", 3, params);
 }
 
 static int get(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c)};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c)};
 
     return psp_web_answer(c, "SELECT * FROM pubsubpull.subscription_get($1, $2, $3, $4)", 4,
                           params);
@@ -76,7 +71,7 @@ static int put(psp_call_t *c)
     const char *params[] = {c->base,
                             c->segments[1],
                             c->user,
-                            admin(c),
+                            psp_web_admin(c),
                             c->body,
                             header(c, "If-Match"),
                             header(c, "If-None-Match")};
@@ -91,7 +86,8 @@ static int put(psp_call_t *c)
 
 static int del(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c), header(c, "If-Match")};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c),
+                            header(c, "If-Match")};
 
     return answer_and_wake(c, "SELECT * FROM pubsubpull.subscription_delete($1, $2, $3, $4, $5)", 5,
                            params);
@@ -99,7 +95,7 @@ static int del(psp_call_t *c)
 
 static int get_state(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c)};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c)};
 
     return psp_web_answer(c, "SELECT * FROM pubsubpull.subscription_state_get($1, $2, $3, $4)", 4,
                           params);
@@ -107,7 +103,7 @@ static int get_state(psp_call_t *c)
 
 static int put_state(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c), c->body};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c), c->body};
 
     return answer_and_wake(c, "SELECT * FROM pubsubpull.subscription_state_put($1, $2, $3, $4, $5)",
                            5, params);
@@ -115,7 +111,7 @@ static int put_state(psp_call_t *c)
 
 static int get_position(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c)};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c)};
 
     return psp_web_answer(c, "SELECT * FROM pubsubpull.subscription_position_get($1, $2, $3, $4)",
                           4, params);
@@ -123,7 +119,7 @@ static int get_position(psp_call_t *c)
 
 static int put_position(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->user, admin(c), c->body};
+    const char *params[] = {c->base, c->segments[1], c->user, psp_web_admin(c), c->body};
 
     return answer_and_wake(
         c, "SELECT * FROM pubsubpull.subscription_position_put($1, $2, $3, $4, $5)", 5, params);

@@ -42,6 +42,11 @@ int psp_web_may(request_rec *r, const char *method, const char *path)
     return may;
 }
 
+const char *psp_web_admin(const psp_call_t *c)
+{
+    return c->admin ? "true" : "false";
+}
+
 int psp_web_may_get(request_rec *r, const char *path)
 {
     return psp_web_may(r, "GET", path);

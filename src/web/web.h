@@ -54,6 +54,9 @@ psp_db_pool_t *psp_web_db(void);
 psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
                           const psp_rows_t **rows);
 
+/** Whether the user is an administrator, as a parameter of SQL. */
+const char *psp_web_admin(const psp_call_t *c);
+
 /** A query parameter's decoded value or NULL. */
 const char *psp_web_query(psp_call_t *c, const char *name);
 

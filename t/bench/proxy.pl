@@ -3,25 +3,14 @@
 use strict;
 use warnings;
 use PspTest;
+use Nginx;
 use Table;
 
 my $rounds  = 7;
 my $seconds = 4;
 
 # nginx is the service: it costs little, so what httpd costs shows.
-my $dir  = tmp_dir();
-my $port = free_port();
-my $nginx = PspTest::Service->start(
-    port => $port,
-    cmd  => ['/usr/sbin/nginx', '-p', $dir, '-c', spew("$dir/nginx.conf", <<"END"), '-g', 'daemon off;']);
-worker_processes 1;
-error_log stderr;
-pid $dir/nginx.pid;
-events { worker_connections 1024; }
-http { access_log off; keepalive_requests 100000000; keepalive_timeout 600;
-  client_body_temp_path $dir/b; proxy_temp_path $dir/p; fastcgi_temp_path $dir/f; uwsgi_temp_path $dir/u; scgi_temp_path $dir/s;
-  server { listen 127.0.0.1:$port backlog=4096; location / { return 200 "hello"; } } }
-END
+my $nginx = Nginx->start('return 200 "hello";');
 my $pg = PspTest::Postgres->start;
 $pg->install_schema;
 
