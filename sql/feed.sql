@@ -148,6 +148,18 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.feed(pubsubpull.position, int[], int) IS
   'The next changes of these tables after a position with a batch under way (begin_batch), in order, at most most.';
 
+-- The length of a large value is known without fetching it.
+CREATE OR REPLACE FUNCTION pubsubpull.feed_page(p pubsubpull.position, tables int[], most int, most_bytes bigint, OUT page pubsubpull.change[], OUT more boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true)
+  FROM (SELECT f::pubsubpull.change AS c, f.id,
+               coalesce(sum(coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0))
+                        OVER (ORDER BY f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < most_bytes AS kept
+        FROM pubsubpull.feed(p, tables, most) f) x
+$$;
+COMMENT ON FUNCTION pubsubpull.feed_page(pubsubpull.position, int[], int, bigint) IS
+  'The next changes as an array (NULL: none), cut at most changes or when the rows in them exceed most_bytes, but one at least; more: whether it was cut.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
 COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';

@@ -194,13 +194,13 @@ COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
   'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
 
 -- The two transition tables hold the rows of an UPDATE in the same order, so old and new are paired by position, which also
--- holds when the key changed. One row, the common case, needs no join. A plan made for few rows must never be used for
--- many, hence no nested loop.
+-- holds when the key changed. One row, the common case, needs no join (and its LIMIT keeps the plan a small one). A plan made
+-- for few rows must never be used for many, hence no nested loop.
 CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format(
-    E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel FROM (SELECT * FROM old_rows LIMIT 1) o, (SELECT * FROM new_rows LIMIT 1) n\n'
-    || E'  WHERE (SELECT count(*) = 1 FROM (SELECT FROM new_rows LIMIT 2) few)%8$s;\n'
+    E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel FROM old_rows o, new_rows n\n'
+    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s LIMIT 1;\n'
     || E'  IF NOT FOUND THEN\n'
     || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
     || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'

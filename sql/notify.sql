@@ -135,7 +135,6 @@ DECLARE
   e pubsubpull.event;
   page pubsubpull.change[];
   waiting int[];
-  n int;
 BEGIN
   generation := pubsubpull.generation_now();
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
@@ -145,15 +144,15 @@ BEGIN
     p := g."position";
     IF p."rows" IS NOT NULL THEN
       SELECT * INTO r FROM pubsubpull.rows_page(p, most);
-      p := r.p; page := r.page; n := r.n;
+      p := r.p;
     ELSE
       IF p.upto IS NULL THEN -- all groups get the same target, so that those which reach it can be merged
         p.upto := target.upto; p.upto_id := target.upto_id; p.upto_next := target.upto_next; p.top_id := target.top_id; p.after_id := 0;
       END IF;
-      SELECT array_agg(f ORDER BY f.id), count(*) INTO page, n
-      FROM pubsubpull.feed(p, ARRAY(SELECT DISTINCT q.table_id FROM pubsubpull.subscription q WHERE q.id = ANY (g.ids)), most) f;
+      SELECT * INTO r FROM pubsubpull.feed_page(p, ARRAY(SELECT DISTINCT q.table_id FROM pubsubpull.subscription q WHERE q.id = ANY (g.ids)), most, 4000000);
     END IF;
-    IF n > 0 THEN
+    page := r.page;
+    IF page IS NOT NULL THEN
       waiting := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids));
       RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
         FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (waiting);
@@ -168,15 +167,15 @@ BEGIN
       END IF;
     END IF;
     IF (g."position")."rows" IS NULL THEN
-      IF n = most THEN
-        p.after_id := page[n].id;
+      IF r.more THEN
+        p.after_id := page[cardinality(page)].id;
       ELSE
         p := pubsubpull.end_batch(p);
       END IF;
     END IF;
     subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL;
     "position" := p::text;
-    more := n = most OR p."rows" IS NOT NULL;
+    more := r.more;
     RETURN NEXT;
   END LOOP;
   IF "group" IS NULL THEN
@@ -186,18 +185,23 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int) IS
   'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send, and after them one with the group''s new position.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT n int)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DROP FUNCTION IF EXISTS pubsubpull.rows_page(pubsubpull.position, int); -- gave a number back once
+CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT more boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
 DECLARE
   number CONSTANT int := split_part(p."rows", ':', 1)::int;
   t pubsubpull.published;
 BEGIN
   SELECT q.* INTO t FROM pubsubpull.published q JOIN pubsubpull.subscription s ON s.table_id = q.id WHERE s.id = number;
-  SELECT array_agg(pubsubpull.row_change(t.id, r.row_key, r.row_json) ORDER BY r.n), count(*) INTO page, n
-  FROM (SELECT x.*, row_number() OVER () AS n FROM pubsubpull.read_rows(t, nullif(split_part(p."rows", ':', 2), ''), false, most) x) r;
-  p."rows" := CASE WHEN n = most THEN number || ':' || page[n].key END;
+  SELECT array_agg(pubsubpull.row_change(t.id, r.row_key, r.row_json) ORDER BY r.n) FILTER (WHERE r.kept), true INTO page, more
+  FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 4000000 AS kept
+        FROM pubsubpull.read_rows(t, nullif(split_part(p."rows", ':', 2), ''), false, most) x) r;
+  p."rows" := number || ':' || page[cardinality(page)].key; -- NULL after the last: changes follow
+EXCEPTION WHEN lock_not_available THEN -- somebody alters the table; the others must not wait for that
+  page := NULL;
+  more := false;
 END $$;
-COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row.';
+COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row; none and the same position while the table is locked.';
 
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
@@ -218,8 +222,12 @@ BEGIN
     RETURNING q.*, p AS published
   LOOP
     IF d.change < 0 THEN
-      page := ARRAY(SELECT pubsubpull.row_change((d.published).id, d.row_key, b.body::json)
-                    FROM pubsubpull.row_or_nothing(d.published, d.row_key) b(body) WHERE b.body IS NOT NULL);
+      BEGIN
+        page := ARRAY(SELECT pubsubpull.row_change((d.published).id, d.row_key, b.body::json)
+                      FROM pubsubpull.row_or_nothing(d.published, d.row_key) b(body) WHERE b.body IS NOT NULL);
+      EXCEPTION WHEN lock_not_available THEN
+        CONTINUE; -- it is claimed and comes again later
+      END;
     ELSE
       page := ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = (d.published).id AND c.id = d.change);
     END IF;
@@ -235,13 +243,13 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come. They are not returned again before the subscription''s timeout has passed.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.row_or_nothing(p pubsubpull.published, row_key text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
 BEGIN
   RETURN (SELECT r.body FROM pubsubpull.row_get('', pubsubpull.table_name(p.relation), row_key) r);
 EXCEPTION WHEN SQLSTATE 'PS404' OR SQLSTATE 'PS400' OR SQLSTATE 'PS409' THEN
   RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A row''s JSON, or NULL when there is no such row (any more).';
+COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A row''s JSON, or NULL when there is no such row (any more); an error, soon, when the table is locked.';
 
 -- The next of the lane gets its turn; after a delivery without lane, everything up to the next such one.
 CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETURNS void

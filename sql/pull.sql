@@ -61,7 +61,7 @@ DECLARE
   url text := pubsubpull.table_url(base, name);
   page text;
   last_key text;
-  n int;
+  cut boolean;
 BEGIN
   IF coalesce("order", 'asc') NOT IN ('asc', 'desc') THEN
     PERFORM pubsubpull.problem(400, 'bad-order', format('order is %L; it must be asc or desc.', "order"));
@@ -73,9 +73,12 @@ BEGIN
   ELSE
     PERFORM pubsubpull.cursor_decode(changes);
   END IF;
-  SELECT string_agg(r.row_json::text, ',' ORDER BY r.n), (array_agg(r.row_key ORDER BY r.n))[count(*)], count(*) INTO page, last_key, n
-  FROM (SELECT x.*, row_number() OVER () AS n FROM pubsubpull.read_rows(p, after, "order" = 'desc', most) x) r;
-  IF n = most THEN
+  SELECT string_agg(r.row_json::text, ',' ORDER BY r.n) FILTER (WHERE r.kept), (array_agg(r.row_key ORDER BY r.n DESC) FILTER (WHERE r.kept))[1],
+         count(*) = most OR NOT coalesce(bool_and(r.kept), true)
+  INTO page, last_key, cut
+  FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 16000000 AS kept
+        FROM pubsubpull.read_rows(p, after, "order" = 'desc', most) x) r;
+  IF cut THEN
     next := format('%s/rows/?limit=%s&order=%s&after=%s&changes=%s', url, most, coalesce("order", 'asc'), pubsubpull.percent_encode(last_key), changes);
   END IF;
   status := 200;
@@ -124,21 +127,20 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = '
 DECLARE
   most int := pubsubpull.parse_limit("limit");
   p pubsubpull.position := pubsubpull.begin_batch(pubsubpull.parse_since(since));
+  r record;
   page text;
-  last_id bigint;
-  n int;
 BEGIN
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id), max(c.id), count(*)
-  INTO page, last_id, n
-  FROM pubsubpull.feed(p, tables, most) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
-  IF n = most THEN
-    p.after_id := last_id;
+  SELECT * INTO r FROM pubsubpull.feed_page(p, tables, most, 16000000);
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id)
+  INTO page FROM unnest(r.page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
+  IF r.more THEN
+    p.after_id := r.page[cardinality(r.page)].id;
   ELSE
     p := pubsubpull.end_batch(p);
   END IF;
   next := concat(url, '?since=', pubsubpull.cursor_encode(p), '&limit=' || "limit");
   status := 200;
-  body := concat('{"changes":[', page, '],"next":', to_json(next), ',"more":', to_json(n = most), '}');
+  body := concat('{"changes":[', page, '],"next":', to_json(next), ',"more":', to_json(r.more), '}');
 END $$;
 COMMENT ON FUNCTION pubsubpull.changes_page(text, text, int[], text, text) IS
   'A page of changes of these tables after since; "next" is the URL to go on with, now or later.';

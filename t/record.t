@@ -71,6 +71,8 @@ END
     (undef, $got) = $seen->('GET', '/off/', headers => ['X-Request-Id' => 'mine']);
     is($got->header('X-Request-Id'), 'mine', 'where it is off nothing is touched');
     is($got->header('PubSubPull-Request'), undef, 'and nothing added');
+    (undef, $got) = $seen->('GET', '/off/', headers => ['PubSubPull-Request' => 'forged', 'pubsubpull_request' => 'forged']);
+    unlike($got->{headers}, qr/forged/, 'but nobody passes for us there either');
     (undef, $got) = $seen->('GET', '/unrecorded/', headers => ['PubSubPull-Request' => 'forged']);
     is($got->header('PubSubPull-Request'), undef, 'record off: forgeries are removed, nothing is carried');
 

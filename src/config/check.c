@@ -74,9 +74,28 @@ static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
     return OK;
 }
 
+/* What the program said last, kept over restarts: a vault that is away during one must not end httpd. */
+static const char *recall(server_rec *s, const char *program)
+{
+    void *known = NULL;
+
+    (void)apr_pool_userdata_get(&known, program, s->process->pool);
+    return known;
+}
+
+static void remember(server_rec *s, const char *program, const char *conninfo)
+{
+    const char *known = recall(s, program);
+    apr_pool_t *p = s->process->pool;
+
+    if (!known || strcmp(known, conninfo) != 0) {
+        (void)apr_pool_userdata_set(apr_pstrdup(p, conninfo), program, apr_pool_cleanup_null, p);
+    }
+}
+
 /* The connection string is found before other hooks of ours want it. A program is run on every
- * start and restart, as root where httpd starts as root, and httpd does not start without its
- * answer. */
+ * start and restart, as root where httpd starts as root, and httpd does not start without an
+ * answer, its last one if need be. */
 static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     psp_server_config_t *c = ap_get_module_config(s->module_config, &pubsubpull_module);
@@ -93,8 +112,12 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
         if ((wrong = psp_config_run_exec(&c->conninfo, c->database, pconf, &rv))) {
             ap_log_error(APLOG_MARK, APLOG_EMERG, rv == APR_EGENERAL ? 0 : rv, s,
                          "PSP0003: PubSubPullDatabase: %s", wrong);
-            return HTTP_INTERNAL_SERVER_ERROR;
+            c->conninfo = recall(s, c->database);
+            if (!c->conninfo) {
+                return HTTP_INTERNAL_SERVER_ERROR;
+            }
         }
+        remember(s, c->database, c->conninfo);
     }
     for (s = s->next; s; s = s->next) {
         psp_server_config_t *host = ap_get_module_config(s->module_config, &pubsubpull_module);

@@ -25,6 +25,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define LEAVE_WIRE apr_time_from_msec(60)  /* for requests on the wire to end */
 #define LEAVE_SAVE apr_time_from_msec(115) /* for records and results; then leases are given back */
 #define LEAVE_ALL apr_time_from_msec(145)
+#define ROUNDS 8 /* of sending in one turn */
 #define TURN_MAX apr_time_from_sec(1)
 #define FILES_WANTED 4096 /* if the system lets us */
 #define OTHER_FILES 64    /* logs, sessions, pipes */
@@ -84,7 +85,7 @@ int psp_child_sockets(void)
         }
     }
     most = files.rlim_cur > FILES_WANTED ? FILES_WANTED : files.rlim_cur;
-    return most > 2 * OTHER_FILES ? (int)(most - OTHER_FILES) / 2 : OTHER_FILES / 2;
+    return (int)(most > 4 * OTHER_FILES ? (most - OTHER_FILES) / 2 : most / 4);
 }
 
 /* --- Becoming a process of its own --- */
@@ -232,6 +233,20 @@ static void wait_for_work(psp_child_t *c, struct pollfd *files)
     c->next = c->now + TURN_MAX;
 }
 
+/* While near receivers answer at once there is no need to wait in between, but others want their turn. */
+static void send_rounds(psp_child_t *c)
+{
+    int round = 0;
+
+    do {
+        psp_sender_step(c);
+        if (!psp_deliver_kick(c->deliver)) {
+            return;
+        }
+    } while (++round < ROUNDS);
+    psp_child_want(c, c->now);
+}
+
 static void turn(psp_child_t *c, struct pollfd *files)
 {
     wait_for_work(c, files);
@@ -245,8 +260,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_records_step(c);
     psp_leases_step(c);
     psp_due_step(c);
-    psp_sender_step(c);
-    psp_deliver_kick(c->deliver);
+    send_rounds(c);
     psp_saver_step(c); /* before the feed: what is owed has to be saved before anything is read */
     psp_feed_step(c);
     psp_session_step(c->db, apr_time_now()); /* send what was queued */

@@ -65,7 +65,8 @@ struct psp_deliver_t {
     psp_child_t *c;
     CURLM *multi;
     int epoll;
-    int max;
+    int most;          /* requests at a time that files should suffice for */
+    int max;           /* as it turned out lately */
     apr_int64_t timer; /* when curl wants to be called, 0: not */
     wire_t *idle;
 };
@@ -408,6 +409,9 @@ static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
     if (result.outcome == PSP_PUT_LOCAL && d->c->flying > 1) {
         d->max = d->c->flying - 1; /* so many sockets there are */
     }
+    else if (w->answered && d->max < d->most) {
+        d->max++;
+    }
     (void)curl_multi_remove_handle(d->multi, w->easy);
     psp_sender_done(d->c, e, &result);
     put_back(d, w); /* only now: the result points into it */
@@ -425,10 +429,10 @@ int psp_deliver_fd(const psp_deliver_t *d)
     return d->epoll;
 }
 
-static void collect(psp_deliver_t *d)
+static int collect(psp_deliver_t *d)
 {
     CURLMsg *message;
-    int left;
+    int left, n = 0;
 
     while ((message = curl_multi_info_read(d->multi, &left)) != NULL) {
         wire_t *w = NULL;
@@ -436,8 +440,10 @@ static void collect(psp_deliver_t *d)
         if (message->msg == CURLMSG_DONE &&
             curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&w) == CURLE_OK) {
             finish(d, w, message->data.result);
+            n++;
         }
     }
+    return n;
 }
 
 static void act(psp_deliver_t *d, curl_socket_t fd, int what)
@@ -452,15 +458,19 @@ static void act(psp_deliver_t *d, curl_socket_t fd, int what)
     }
 }
 
-void psp_deliver_kick(psp_deliver_t *d)
+int psp_deliver_kick(psp_deliver_t *d)
 {
+    int n = 0;
+
     if (d->timer && psp_mono() >= d->timer) {
         d->timer = 0;
         act(d, CURL_SOCKET_TIMEOUT, 0);
+        n = collect(d); /* a near receiver may have answered meanwhile, and nothing would tell us */
     }
     if (d->timer) {
         psp_child_want(d->c, d->timer);
     }
+    return n;
 }
 
 void psp_deliver_step(psp_deliver_t *d)
@@ -475,8 +485,8 @@ void psp_deliver_step(psp_deliver_t *d)
 
         act(d, events[i].data.fd, what);
     }
-    psp_deliver_kick(d);
-    collect(d);
+    (void)psp_deliver_kick(d);
+    (void)collect(d);
 }
 
 psp_deliver_t *psp_deliver_make(psp_child_t *c)
@@ -484,7 +494,7 @@ psp_deliver_t *psp_deliver_make(psp_child_t *c)
     psp_deliver_t *d = apr_pcalloc(c->p, sizeof *d);
 
     d->c = c;
-    d->max = psp_child_sockets();
+    d->most = d->max = psp_child_sockets();
     d->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (d->epoll < 0 || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
         (d->multi = curl_multi_init()) == NULL ||
@@ -492,7 +502,7 @@ psp_deliver_t *psp_deliver_make(psp_child_t *c)
         curl_multi_setopt(d->multi, CURLMOPT_SOCKETDATA, d) != CURLM_OK ||
         curl_multi_setopt(d->multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
         curl_multi_setopt(d->multi, CURLMOPT_TIMERDATA, d) != CURLM_OK ||
-        curl_multi_setopt(d->multi, CURLMOPT_MAXCONNECTS, (long)(2 * d->max)) != CURLM_OK) {
+        curl_multi_setopt(d->multi, CURLMOPT_MAXCONNECTS, (long)(2 * d->most)) != CURLM_OK) {
         return NULL;
     }
     return d;

@@ -141,8 +141,8 @@ static void ask(psp_child_t *c)
     psp_sub_t *sub;
 
     for (sub = psp_leases_first(c); sub; sub = sub->next) {
-        if (sub->down && !sub->parked && sub->ready.first) {
-            psp_sender_turn(c, sub); /* a fresh one is the probe */
+        if (sub->down && sub->ready.first) {
+            psp_sender_turn(c, sub); /* a fresh one may be the probe */
         }
         if (candidate(sub) && !sub->down && sub->due.count < LANE_DUE) {
             APR_ARRAY_PUSH(ids, const char *) = apr_itoa(d->call_p, sub->id);

@@ -95,7 +95,10 @@ int psp_feed_reading(const psp_child_t *c)
 
 static int readable(const psp_child_t *c, const psp_sub_t *sub)
 {
-    if (sub->state != PSP_SUB_ACTIVE || sub->held || sub->down) {
+    if (sub->state != PSP_SUB_ACTIVE || sub->held) {
+        return 0;
+    }
+    if (sub->down && (sub->queued || sub->unsaved)) { /* a page at a time, to probe with */
         return 0;
     }
     if (c->bytes > PSP_TOTAL_BYTES) { /* slow receivers must not keep quick ones from reading */
@@ -272,7 +275,8 @@ static void take_generation(psp_child_t *c, const char *generation)
     if (!generation || (f->generation && strcmp(f->generation, generation) == 0)) {
         return;
     }
-    f->generation = strcpy(psp_child_alloc(f->generation, strlen(generation) + 1), generation);
+    f->generation = psp_child_alloc(f->generation, strlen(generation) + 1);
+    memcpy(f->generation, generation, strlen(generation) + 1);
     psp_leases_ask(c);
 }
 

@@ -226,6 +226,7 @@ struct psp_sub_t {
     /* due.c */
     apr_int64_t probe_at;
     apr_interval_time_t probe_gap;
+    apr_int64_t fresh_at; /* send.c: no fresh one before, while the receiver is down */
 
     /* save.c */
     psp_sub_t *dirty_next;
@@ -411,8 +412,8 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url);
 /** A file to wait for (readable). */
 int psp_deliver_fd(const psp_deliver_t *d);
 void psp_deliver_step(psp_deliver_t *d);
-/** Put on the wire what was started since. */
-void psp_deliver_kick(psp_deliver_t *d);
+/** Put on the wire what was started since; returns how many requests were answered at once. */
+int psp_deliver_kick(psp_deliver_t *d);
 
 /* --- sign.c --- */
 

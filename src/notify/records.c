@@ -69,10 +69,11 @@ psp_records_t *psp_records_make(psp_child_t *c)
 void psp_records_woken(psp_child_t *c)
 {
     char bytes[64];
+    ssize_t n;
 
-    while (read(c->records->wake_fd, bytes, sizeof bytes) > 0) {
-        continue;
-    }
+    do {
+        n = read(c->records->wake_fd, bytes, sizeof bytes);
+    } while (n > 0);
     c->records->woken = 1;
 }
 

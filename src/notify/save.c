@@ -354,7 +354,7 @@ void psp_saver_step(psp_child_t *c)
     apr_int64_t when;
     int idle;
 
-    if (v->moved) {
+    if (v->moved && !v->calling && psp_gate_open(c)) {
         psp_child_want(c, v->idle_at);
     }
     if (v->calling || !psp_gate_open(c) || !wanted(c, &when, &idle)) {

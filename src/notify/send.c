@@ -11,7 +11,8 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
-#define PAUSE apr_time_from_msec(50) /* when there were no sockets */
+#define PAUSE apr_time_from_msec(50)   /* when there were no sockets */
+#define PROBE_GAP apr_time_from_sec(5) /* between fresh ones, while a receiver is down */
 
 struct psp_sender_t {
     apr_pool_t *scratch;     /* URLs of one turn */
@@ -93,11 +94,15 @@ static int choose(const psp_child_t *c, psp_sub_t *sub)
     if (sub->state != PSP_SUB_ACTIVE || (!fresh && !parked)) {
         return -1;
     }
-    if (sub->down) { /* one probe; a fresh one when nothing is parked any more */
-        if (sub->flying) {
+    if (sub->down) { /* one probe at a time, and a fresh one now and then: what is parked may be due in hours */
+        if (sub->flying || parked) {
+            return sub->flying ? -1 : 1;
+        }
+        if (sub->unsaved || sub->fresh_at > c->now) {
             return -1;
         }
-        return parked ? 1 : sub->parked == 0 && !sub->unsaved && sub->probe_at <= c->now ? 0 : -1;
+        sub->fresh_at = c->now + PROBE_GAP;
+        return 0;
     }
     if (sub->flying >= limit(c, sub)) {
         return -1;
@@ -143,7 +148,8 @@ static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_
     if (!sub->down && sub->failures >= PSP_DOWN_FAILURES && sub->state == PSP_SUB_ACTIVE) {
         sub->down = 1;
         sub->probe_gap = 0;
-        sub->probe_at = c->now + sub->retry_first;
+        sub->probe_at = sub->fresh_at =
+            c->now + (sub->retry_first < PROBE_GAP ? sub->retry_first : PROBE_GAP);
         log_down(c, sub, e);
     }
     if (e->gone) {

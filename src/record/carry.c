@@ -6,6 +6,7 @@
 #include <apr_strings.h>
 #include <http_config.h>
 #include <http_core.h>
+#include <http_protocol.h>
 #include <http_request.h>
 #include <util_filter.h>
 
@@ -61,6 +62,15 @@ static void carry_nothing(request_rec *r, const psp_identity_t *identity)
 static int is_look_up(request_rec *r)
 {
     return r->main && psp_identity_wanted(psp_identity_root(r));
+}
+
+/* Wherever the request goes: a service may be reached by a way where PubSubPull is off as well. */
+static int post_read_request(request_rec *r)
+{
+    if (psp_record_ring()) {
+        psp_strip_prefixed(r->headers_in);
+    }
+    return DECLINED;
 }
 
 static int fixups(request_rec *r)
@@ -120,6 +130,7 @@ static void insert_filter(request_rec *r)
 void psp_carry_register_hooks(apr_pool_t *p)
 {
     (void)p;
+    ap_hook_post_read_request(post_read_request, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_fixups(fixups, NULL, NULL, APR_HOOK_REALLY_LAST);
     ap_hook_insert_filter(insert_filter, NULL, NULL, APR_HOOK_LAST);
     ap_register_input_filter(trailer_filter, watch_trailers, NULL, AP_FTYPE_CONTENT_SET);

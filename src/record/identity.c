@@ -135,17 +135,3 @@ psp_identity_t *psp_identity_make(request_rec *r)
     ap_set_module_config(root->request_config, &pubsubpull_module, made);
     return made;
 }
-
-const char *psp_record_envelope(request_rec *r)
-{
-    const psp_identity_t *identity = psp_identity_find(r);
-
-    return identity ? identity->envelope : NULL;
-}
-
-const char *psp_record_id(request_rec *r)
-{
-    const psp_identity_t *identity = psp_identity_find(r);
-
-    return identity ? identity->id : NULL;
-}

@@ -38,6 +38,9 @@ void psp_strip(apr_pool_t *p, apr_table_t *headers);
  */
 void psp_strip_environment(apr_table_t *environment);
 
+/** Take out the names that begin with PubSubPull- only: nobody else's, whatever is served. */
+void psp_strip_prefixed(apr_table_t *headers);
+
 void psp_queue_register_hooks(apr_pool_t *p);
 void psp_carry_register_hooks(apr_pool_t *p);
 void psp_respond_register_hooks(apr_pool_t *p);

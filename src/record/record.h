@@ -34,8 +34,4 @@ typedef struct psp_record_header_t {
     apr_int32_t mode;     /* psp_record_t of the place the request went to */
 } psp_record_header_t;
 
-/** The envelope of a request if one was made; NULL otherwise. */
-const char *psp_record_envelope(request_rec *r);
-const char *psp_record_id(request_rec *r);
-
 #endif

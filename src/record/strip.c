@@ -27,11 +27,16 @@ static apr_size_t common(const char *name, apr_size_t length, const char *patter
     return n;
 }
 
+static int begins_as_ours(const char *name, apr_size_t length)
+{
+    return common(name, length, prefix) == sizeof(prefix) - 1;
+}
+
 static int is_ours(const char *name, apr_size_t length)
 {
     apr_size_t i;
 
-    if (common(name, length, prefix) == sizeof(prefix) - 1) {
+    if (begins_as_ours(name, length)) {
         return 1;
     }
     for (i = 0; i < sizeof(names) / sizeof(*names); i++) {
@@ -96,8 +101,10 @@ static void scrub_connection(apr_pool_t *p, apr_table_t *headers)
     }
 }
 
-/* Takes out the entries whose names are ours after the given prefix. */
-static void strip_names(apr_table_t *table, const char *before)
+typedef int test_fn(const char *name, apr_size_t length);
+
+/* Takes out the entries whose names pass the test after the given prefix. */
+static void strip_names(apr_table_t *table, const char *before, test_fn *test)
 {
     const apr_array_header_t *entries = apr_table_elts(table);
     apr_size_t skip = strlen(before);
@@ -106,7 +113,7 @@ static void strip_names(apr_table_t *table, const char *before)
     while (i < entries->nelts) {
         const char *name = APR_ARRAY_IDX(entries, i, apr_table_entry_t).key;
 
-        if (name && !strncmp(name, before, skip) && is_ours(name + skip, strlen(name + skip))) {
+        if (name && !strncmp(name, before, skip) && test(name + skip, strlen(name + skip))) {
             apr_table_unset(table, name); /* all of this spelling; the next one is at i now */
         }
         else {
@@ -117,11 +124,16 @@ static void strip_names(apr_table_t *table, const char *before)
 
 void psp_strip(apr_pool_t *p, apr_table_t *headers)
 {
-    strip_names(headers, "");
+    strip_names(headers, "", is_ours);
     scrub_connection(p, headers);
+}
+
+void psp_strip_prefixed(apr_table_t *headers)
+{
+    strip_names(headers, "", begins_as_ours);
 }
 
 void psp_strip_environment(apr_table_t *environment)
 {
-    strip_names(environment, "HTTP_");
+    strip_names(environment, "HTTP_", is_ours);
 }
