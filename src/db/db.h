@@ -49,9 +49,6 @@ apr_status_t psp_db_pool_make(psp_db_pool_t **pool, const char *conninfo, int mi
 /** Who wants to hear what happens. Set before the first call; report comes from the thread that calls. */
 void psp_db_pool_report(psp_db_pool_t *pool, psp_db_report_fn *report, void *baton);
 
-/** Close sessions above the minimum that were idle for a minute. Every call does this too; for those with a clock. */
-void psp_db_pool_tidy(psp_db_pool_t *pool);
-
 /**
  * Call SQL and wait for its rows. A session is taken from the pool and given back; each call is one transaction.
  * Statements are prepared once per session. A session found broken before anything was sent is replaced, once.
@@ -104,8 +101,5 @@ int psp_session_idle(const psp_session_t *s);  /* no call queued or under way */
 
 /** Number of times the session was connected since it was made. */
 apr_uint32_t psp_session_connects(const psp_session_t *s);
-
-/** Wait up to timeout for all queued calls to finish; what is left then fails. Only for shutting down. */
-void psp_session_drain(psp_session_t *s, apr_interval_time_t timeout);
 
 #endif

@@ -188,16 +188,6 @@ static void give(psp_db_pool_t *pool, psp_slot_t *slot)
     close_expired(pool, expired);
 }
 
-void psp_db_pool_tidy(psp_db_pool_t *pool)
-{
-    psp_slot_t *expired;
-
-    apr_thread_mutex_lock(pool->mutex);
-    expired = take_expired(pool, apr_time_now());
-    apr_thread_mutex_unlock(pool->mutex);
-    close_expired(pool, expired);
-}
-
 /* Steps until something happened or the deadline passed. */
 static psp_step_t drive(psp_conn_t *c, apr_time_t deadline)
 {

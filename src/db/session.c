@@ -322,8 +322,8 @@ apr_time_t psp_session_next(const psp_session_t *s)
         return s->connect_deadline;
     case PSP_CONN_IDLE:
         return s->head ? apr_time_now() : 0;
-    default:
-        return s->head->deadline;
+    default: /* a call is under way */
+        return s->head ? s->head->deadline : 0;
     }
 }
 
@@ -340,34 +340,4 @@ int psp_session_idle(const psp_session_t *s)
 apr_uint32_t psp_session_connects(const psp_session_t *s)
 {
     return s->connects;
-}
-
-void psp_session_drain(psp_session_t *s, apr_interval_time_t timeout)
-{
-    apr_time_t deadline = apr_time_now() + timeout;
-
-    for (;;) {
-        apr_time_t now = apr_time_now();
-        apr_time_t next;
-        struct pollfd wait = {0};
-        short events;
-
-        psp_session_step(s, now);
-        if (psp_session_idle(s)) {
-            return;
-        }
-        if (now >= deadline || s->stepping) {
-            break;
-        }
-        next = psp_session_next(s);
-        next = next && next < deadline ? next : deadline;
-        wait.fd = psp_session_fd(s, &events);
-        wait.events = s->conn.events;
-        /* an error or signal only means another turn */
-        (void)poll(&wait, 1, next > now ? (int)((next - now + 999) / 1000) : 0);
-    }
-    if (s->conn.phase > PSP_CONN_IDLE) {
-        disconnect(s, apr_time_now());
-    }
-    fail_all(s, psp_result_timeout());
 }

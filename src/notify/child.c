@@ -49,6 +49,11 @@ void psp_child_want(psp_child_t *c, apr_int64_t when)
     }
 }
 
+void psp_child_again(psp_child_t *c)
+{
+    psp_child_want(c, c->now);
+}
+
 apr_uint32_t psp_child_random(psp_child_t *c)
 {
     c->random ^= c->random << 13;
@@ -230,7 +235,6 @@ static void wait_for_work(psp_child_t *c, struct pollfd *files)
         }
     }
     c->now = psp_mono();
-    c->next = c->now + TURN_MAX;
 }
 
 /* While near receivers answer at once there is no need to wait in between, but others want their turn. */
@@ -256,6 +260,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_deliver_step(c->deliver);
     psp_session_step(c->db, apr_time_now());
     psp_session_step(c->records_db, apr_time_now());
+    c->next = c->now + TURN_MAX; /* from here on everybody says when */
     psp_gate_step(c);
     psp_records_step(c);
     psp_leases_step(c);
@@ -338,6 +343,8 @@ void psp_child_run(const psp_start_t *start, apr_pool_t *p)
     ap_log_error(APLOG_MARK, APLOG_INFO, 0, start->server, "PSP0400: notifier %s started%s", c->id,
                  c->config->notifier ? "" : ", for records of requests only");
     run(c, start->parent);
-    ap_log_error(APLOG_MARK, APLOG_INFO, 0, start->server, "PSP0401: notifier %s stopped", c->id);
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, start->server,
+                 "PSP0401: notifier %s stopped, %d requests cut off%s", c->id, c->flying,
+                 psp_saver_clean(c) ? "" : ", results not saved");
     _exit(0);
 }

@@ -69,6 +69,7 @@ static void fetched(void *baton, const psp_result_t *result, const psp_rows_t *r
     psp_due_t *d = c->due;
     int i;
 
+    psp_child_again(c);
     d->calling = 0;
     if (result->rv != APR_SUCCESS) {
         d->at = c->now + PAUSE;

@@ -345,6 +345,7 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
     psp_feed_t *f = c->feed;
     int g, i;
 
+    psp_child_again(c);
     f->calling = 0;
     f->events = 0;
     f->bytes = 0;

@@ -124,6 +124,7 @@ static void checked(void *baton, const psp_result_t *result, const psp_rows_t *r
     psp_gate_t *g = c->gate;
     const char *version;
 
+    psp_child_again(c);
     g->calling = 0;
     if (result->rv != APR_SUCCESS) {
         g->check_at = c->now + RETRY;

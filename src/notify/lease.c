@@ -209,6 +209,7 @@ static void leased(void *baton, const psp_result_t *result, const psp_rows_t *ro
     psp_sub_t *sub;
     int i;
 
+    psp_child_again(c);
     l->calling = 0;
     if (result->rv != APR_SUCCESS) {
         l->not_before = c->now + PAUSE;

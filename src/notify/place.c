@@ -150,8 +150,10 @@ void psp_place_move(psp_sub_t *sub, psp_pos_t *pos, int more)
         sub->pos = psp_pos_share(pos);
     }
     sub->more = more;
-    if (!more && sub->skip) {
-        drop_skip(sub); /* all that was read before was read again, or needs no skipping */
+    /* The first end may be that of a batch begun by the holder before us, who read on; the second is that of
+     * one begun now: all that he read was read again, or needs no skipping. */
+    if (!more && sub->skip && ++sub->ends == 2) {
+        drop_skip(sub);
     }
     psp_place_settle(sub);
 }

@@ -196,6 +196,7 @@ struct psp_sub_t {
     apr_int64_t *skip; /* sorted ids that were done when we got the lease, not read again yet */
     char *skipped;     /* parallel: read again */
     int nskip, skip_left;
+    int ends; /* how often the end of the feed was reached */
 
     /* feed.c */
     int reading; /* 1 + index of its group in the read under way, 0: none */
@@ -246,6 +247,9 @@ apr_int64_t psp_mono(void);
 
 /** Turn the loop again at that time at the latest. */
 void psp_child_want(psp_child_t *c, apr_int64_t when);
+
+/** Turn the loop again at once: an answer of the database came, which others may act on. */
+void psp_child_again(psp_child_t *c);
 
 apr_uint32_t psp_child_random(psp_child_t *c);
 

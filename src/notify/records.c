@@ -202,6 +202,7 @@ static void written(void *baton, const psp_result_t *result, const psp_rows_t *r
     batch_t *b = r->first;
 
     (void)rows;
+    psp_child_again(c);
     r->calling = 0;
     if (result->rv != APR_SUCCESS && result->http == HTTP_SERVICE_UNAVAILABLE) {
         r->not_before = c->now + RETRY;

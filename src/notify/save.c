@@ -307,6 +307,7 @@ static void saved(void *baton, const psp_result_t *result, const psp_rows_t *row
     psp_child_t *c = baton;
     psp_saver_t *v = c->saver;
 
+    psp_child_again(c);
     v->calling = 0;
     if (result->rv == APR_SUCCESS) {
         finish(c);

@@ -37,23 +37,17 @@ static int decode_secret(unsigned char key[KEY_MAX], const char *secret, apr_siz
 }
 
 /* The signed content is id.timestamp.body in one piece. */
-static unsigned char *content(const char *id, const char *timestamp, const char *body,
-                              apr_size_t length, apr_size_t *size)
+static char *content(const char *id, const char *timestamp, const char *body, apr_size_t length,
+                     apr_size_t *size)
 {
-    apr_size_t id_size = strlen(id), time_size = strlen(timestamp);
-    unsigned char *text, *at;
+    apr_size_t room = strlen(id) + strlen(timestamp) + length + 3, head;
+    char *text = psp_child_alloc(NULL, room);
 
-    *size = id_size + time_size + length + 2;
-    at = text = psp_child_alloc(NULL, *size);
-    memcpy(at, id, id_size);
-    at += id_size;
-    *at++ = '.';
-    memcpy(at, timestamp, time_size);
-    at += time_size;
-    *at++ = '.';
+    head = apr_snprintf(text, room, "%s.%s.", id, timestamp);
     if (length > 0) {
-        memcpy(at, body, length);
+        memcpy(text + head, body, length);
     }
+    *size = head + length;
     return text;
 }
 
@@ -61,7 +55,7 @@ void psp_sign(char *out, apr_size_t room, const char *secrets, const char *id,
               const char *timestamp, const char *body, apr_size_t length)
 {
     apr_size_t size, used = 0;
-    unsigned char *text = content(id, timestamp, body, length, &size);
+    char *text = content(id, timestamp, body, length, &size);
     const char *secret = secrets;
 
     *out = '\0';
@@ -72,7 +66,7 @@ void psp_sign(char *out, apr_size_t room, const char *secrets, const char *id,
         int key_size = decode_secret(key, secret, secret_size);
 
         if (key_size > 0 && room - used > 64 &&
-            HMAC(EVP_sha256(), key, key_size, text, size, digest, &digest_size)) {
+            HMAC(EVP_sha256(), key, key_size, (unsigned char *)text, size, digest, &digest_size)) {
             used += apr_snprintf(out + used, room - used, "%sv1,", used ? " " : "");
             used += apr_base64_encode_binary(out + used, digest, (int)digest_size) - 1;
         }
