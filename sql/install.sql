@@ -9,6 +9,10 @@ SET LOCAL client_min_messages = warning;
 SET LOCAL lock_timeout = '30s';
 SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pubsubpull.install')) \g /dev/null
 CREATE SCHEMA IF NOT EXISTS pubsubpull;
+-- Whoever upgrades: all that is new belongs to whom the rest belongs.
+DO $$ BEGIN
+  EXECUTE format('SET LOCAL ROLE %I', (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pubsubpull'));
+END $$;
 COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows it, and the requests that caused them';
 \ir web.sql
 \ir record.sql

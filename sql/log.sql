@@ -34,11 +34,16 @@ CREATE TABLE IF NOT EXISTS pubsubpull.change (
   request  uuid,
   channel  pubsubpull.channel
 );
-CREATE UNIQUE INDEX IF NOT EXISTS change_table_id ON pubsubpull.change (table_id, id);
-CREATE INDEX IF NOT EXISTS change_xid ON pubsubpull.change (xid, id);
-CREATE INDEX IF NOT EXISTS change_key ON pubsubpull.change (table_id, key);
-CREATE INDEX IF NOT EXISTS change_old_key ON pubsubpull.change (table_id, old_key) WHERE old_key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS change_request ON pubsubpull.change (request) WHERE request IS NOT NULL;
+-- IF NOT EXISTS would lock out all writers before it looks.
+DO $$ BEGIN
+  IF to_regclass('pubsubpull.change_table_id') IS NULL THEN
+    CREATE UNIQUE INDEX change_table_id ON pubsubpull.change (table_id, id);
+    CREATE INDEX change_xid ON pubsubpull.change (xid, id);
+    CREATE INDEX change_key ON pubsubpull.change (table_id, key);
+    CREATE INDEX change_old_key ON pubsubpull.change (table_id, old_key) WHERE old_key IS NOT NULL;
+    CREATE INDEX change_request ON pubsubpull.change (request) WHERE request IS NOT NULL;
+  END IF;
+END $$;
 COMMENT ON TABLE pubsubpull.change IS 'The log: one row per committed change of a row of a published table';
 COMMENT ON COLUMN pubsubpull.change.xid IS 'The transaction (top level) that made the change; followers compare it with snapshots';
 COMMENT ON COLUMN pubsubpull.change.type IS 'I insert, U update, D delete, T truncate';
@@ -86,33 +91,47 @@ COMMENT ON FUNCTION pubsubpull.pinned_settings(oid, text[]) IS
 
 -- A service's own AFTER trigger may change the row again; that inner statement is logged before the outer one, whose trigger
 -- comes last. Changes of the inner statements that follow one of the outer statement (their old row is its new row) get
--- new ids, so that the order of ids is the order of changes. border: an id drawn between the inner and the outer ones.
-CREATE OR REPLACE FUNCTION pubsubpull.settle(published_id int, border bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- new ids, so that the order of ids is the order of changes. border: an id drawn between the inner and the outer ones; the settings
+-- nested and shut keep, within the transaction, from which id on statements at each depth logged.
+DROP FUNCTION IF EXISTS pubsubpull.settle(int, bigint) CASCADE; -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.settle(published_id int, border bigint, op text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off AS $$
 DECLARE
-  inner_id bigint := nullif(current_setting('pubsubpull.nested', true), '');
+  depth CONSTANT int := pg_trigger_depth();
+  rank CONSTANT int := position(op IN 'DELETE UPDATE INSERT'); -- the order in which one statement's triggers fire
+  state text := current_setting('pubsubpull.nested', true);    -- per depth: the id below what was logged there
+  first bigint[] := CASE WHEN state ~ '^\{[0-9NUL,]+\}$' THEN state ELSE '{}' END;
+  shut text[] := regexp_match(current_setting('pubsubpull.shut', true), '^([0-9]+) ([0-9]+) ([0-9]+)$'); -- depth, id, rank
+  inner_id bigint := (SELECT min(f) FROM unnest(first[depth + 1:]) f);
   late bigint;
 BEGIN
+  IF shut[1]::int = depth AND shut[3]::int < rank THEN
+    inner_id := least(inner_id, shut[2]::bigint);
+  END IF;
   IF inner_id IS NOT NULL THEN
     FOR late IN
-      SELECT n.id FROM pubsubpull.change n
-      WHERE n.xid = pg_current_xact_id() AND n.table_id = published_id AND n.id >= (
-        SELECT min(i.id) FROM pubsubpull.change i JOIN pubsubpull.change o ON o.xid = i.xid AND o.table_id = i.table_id
-        WHERE i.xid = pg_current_xact_id() AND i.table_id = published_id AND i.id BETWEEN inner_id AND border AND o.id > border
-          AND coalesce(i.old_key, i.key) = o.key AND i.old::text = o.new::text AND n.key = i.key)
-        AND n.id < border
-      ORDER BY n.id
+      WITH x AS MATERIALIZED ( -- what this transaction logged for the table during the statement
+        SELECT c.id, coalesce(c.key, '') AS key, coalesce(c.old_key, c.key, '') AS was, c.old::text AS old, c.new::text AS new
+        FROM pubsubpull.change c WHERE c.xid = pg_current_xact_id() AND c.id >= inner_id AND c.table_id = published_id),
+      y AS (SELECT x.*, lag(x.new) OVER (PARTITION BY x.key ORDER BY x.id) AS before FROM x),
+      m AS (SELECT i.key, min(i.id) AS id FROM y i JOIN x o ON o.key = i.was AND o.new = i.old
+            WHERE i.id <= border AND o.id > border AND i.before IS DISTINCT FROM i.old
+              AND (i.before IS NOT NULL OR NOT EXISTS (SELECT FROM pubsubpull.change b WHERE b.table_id = published_id AND b.key = o.key
+                   AND b.xid = pg_current_xact_id() AND b.id < inner_id AND b.new::text = i.old)) GROUP BY i.key)
+      SELECT x.id FROM x JOIN m ON m.key = x.key AND x.id >= m.id WHERE x.id < border ORDER BY x.id
     LOOP
       UPDATE pubsubpull.change c SET id = nextval('pubsubpull.change_id') WHERE c.table_id = published_id AND c.id = late;
     END LOOP;
   END IF;
-  IF pg_trigger_depth() = 1 THEN
-    PERFORM set_config('pubsubpull.nested', '', true);
-  ELSIF inner_id IS NULL THEN
-    PERFORM set_config('pubsubpull.nested', border::text, true);
+  PERFORM set_config('pubsubpull.shut', CASE WHEN inner_id IS NULL THEN '' ELSE concat_ws(' ', depth, inner_id, rank) END, true);
+  first := first[:depth];
+  IF depth > 1 AND first[depth] IS NULL THEN
+    first := first || array_fill(NULL::bigint, ARRAY[greatest(depth - cardinality(first), 0)]);
+    first[depth] := border;
   END IF;
+  PERFORM set_config('pubsubpull.nested', CASE WHEN cardinality(array_remove(first, NULL)) > 0 THEN first::text ELSE '' END, true);
 END $$;
-COMMENT ON FUNCTION pubsubpull.settle(int, bigint) IS 'Puts changes that triggers made during a statement behind those of the statement itself.';
+COMMENT ON FUNCTION pubsubpull.settle(int, bigint, text) IS 'Puts changes that triggers made during a statement behind those of the statement itself.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.create_function(p pubsubpull.published, event text, declarations text, body text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -122,8 +141,8 @@ BEGIN
     ' SET search_path = pg_catalog, pg_temp%s AS %L',
     format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
     format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  border bigint;\n%sBEGIN\n'
-      || E'  IF pg_trigger_depth() > 1 OR current_setting(''pubsubpull.nested'', true) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
-      || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
+      || E'  IF pg_trigger_depth() > 1 OR concat(current_setting(''pubsubpull.nested'', true), current_setting(''pubsubpull.shut'', true)) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
+      || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border, TG_OP);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
   -- Who adds a partition has its triggers cloned and needs EXECUTE; without USAGE on the schema nobody can name the function.
   EXECUTE format(CASE WHEN p.row_level THEN 'GRANT EXECUTE ON FUNCTION pubsubpull.%I() TO PUBLIC' ELSE 'REVOKE ALL ON FUNCTION pubsubpull.%I() FROM PUBLIC' END,
                  format('log_%s_%s', p.id, event));
@@ -131,13 +150,31 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.create_function(pubsubpull.published, text, text, text) IS
   'Creates or replaces one generated trigger function, pubsubpull.log_<id>_<event>.';
 
+-- row_to_json and casts to text call casts that anybody may have defined for a type of his own, with the rights of the log's
+-- owner. Those of superusers, that is of extensions, are trusted; the log refuses to work beside any other.
+CREATE OR REPLACE FUNCTION pubsubpull.check_casts() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  culprit text;
+BEGIN
+  SELECT format('CAST (%s AS %s)', c.castsource::regtype, c.casttarget::regtype) INTO culprit
+  FROM pg_cast c JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_roles r ON r.oid = f.proowner
+  WHERE c.oid >= 16384 AND c.casttarget IN ('json'::regtype, 'jsonb'::regtype, 'text'::regtype) AND NOT r.rolsuper LIMIT 1;
+  IF culprit IS NOT NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = format('%s would run its function with the rights of the log of changes', culprit),
+      HINT = 'Drop the cast, or let a superuser own its function.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.check_casts() IS 'An error when there is a cast to json, jsonb or text whose function belongs to no superuser.';
+
 -- The generated functions hold static SQL: the server plans it once per session. Column names appear for the key only, so that
 -- columns may come and go; whole rows are taken as they are.
 CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   target CONSTANT text := '  INSERT INTO pubsubpull.change (table_id, type, key, old_key, old, new, request, channel)';
-  seek CONSTANT text := E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
+  seek CONSTANT text := E'  IF EXISTS (SELECT FROM pg_cast c WHERE c.oid >= 16384 AND c.casttarget IN (25, 114, 3802)) THEN\n    PERFORM pubsubpull.check_casts();\n  END IF;\n'
+    || E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
     || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
     || E'  THEN\n    SELECT a.request, a.channel INTO request, channel FROM pubsubpull.attribute() a;\n  END IF;\n';
   hidden text := '';
@@ -168,7 +205,7 @@ BEGIN
   IF p.row_level THEN
     PERFORM pubsubpull.create_function(p, 'row', declarations, format(
       E'  IF TG_RELID <> %1$s AND NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n'
-      || E'    RAISE EXCEPTION ''this function logs changes of %2$s only'';\n  END IF;\n', p.relation::oid, replace(p.name, '''', '''''')) || seek || hidden || format(
+      || E'    RAISE EXCEPTION USING MESSAGE = %2$L;\n  END IF;\n', p.relation::oid, format('this function logs changes of %s only', p.name)) || seek || hidden || format(
       E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel);\n'
       || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel);\n'
       || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel);\n  END IF;\n',
@@ -219,6 +256,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p pubsubpull.published;
 BEGIN
+  PERFORM pg_current_xact_id(); -- before ids are drawn
   SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
   EXECUTE format('INSERT INTO pubsubpull.change (table_id, type, key, old, request, channel)'
                  ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4 FROM %s o',

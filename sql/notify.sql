@@ -60,7 +60,9 @@ BEGIN
     RETURN false;
   END IF;
   RETURN "when" IS NULL OR coalesce(jsonb_path_match(jsonb_build_object('id', c.id, 'type', pubsubpull.change_type(c.type), 'at', c.at,
-    'old', c.old, 'new', c.new, 'request', pubsubpull.request_json(c.request)::jsonb), "when", '{}', true), false);
+    'old', c.old, 'new', c.new, 'request', pubsubpull.request_json(c.request)::jsonb), "when", '{}', true), true);
+EXCEPTION WHEN data_exception THEN
+  RETURN true;
 END $$;
 COMMENT ON FUNCTION pubsubpull.wants(pubsubpull.change, text[], jsonpath) IS
   'Whether columns (one of them changed) and when (a jsonpath predicate over the event) let a change through.';
@@ -81,7 +83,9 @@ COMMENT ON FUNCTION pubsubpull.row_change(int, text, json) IS 'An existing row i
 -- without key) go after everything before them and before everything after them.
 CREATE OR REPLACE FUNCTION pubsubpull.park(subscription int, change bigint, lane text, row_key text DEFAULT NULL) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  INSERT INTO pubsubpull.delivery (subscription, change, lane, row_key) VALUES (subscription, change, lane, row_key) ON CONFLICT DO NOTHING
+  INSERT INTO pubsubpull.delivery (subscription, change, lane, row_key) VALUES (subscription, change, lane, row_key)
+  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = 0, next_at = NULL, first_at = NULL -- replayed after it was given up
+  WHERE delivery.state = 'failed'
 $$;
 COMMENT ON FUNCTION pubsubpull.park(int, bigint, text, text) IS 'Puts a delivery behind others of its lane; it is sent when its turn comes.';
 
@@ -91,8 +95,12 @@ COMMENT ON FUNCTION pubsubpull.lane(pubsubpull.change) IS 'What is delivered in 
 
 CREATE OR REPLACE FUNCTION pubsubpull.is_blocked(subscription int, change bigint, lane text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = is_blocked.subscription AND d.state = 'pending'
-                   AND d.change < is_blocked.change AND (d.lane = is_blocked.lane OR d.lane IS NULL OR is_blocked.lane IS NULL))
+  SELECT CASE WHEN lane IS NULL THEN
+      EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = is_blocked.subscription AND d.state = 'pending' AND d.change < is_blocked.change)
+    ELSE -- two look-ups in the index, where OR would scan
+      EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = is_blocked.subscription AND d.state = 'pending' AND d.lane = is_blocked.lane AND d.change < is_blocked.change)
+      OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = is_blocked.subscription AND d.state = 'pending' AND d.lane IS NULL AND d.change < is_blocked.change)
+    END
 $$;
 COMMENT ON FUNCTION pubsubpull.is_blocked(int, bigint, text) IS 'Whether a delivery has to wait for an earlier one that is pending.';
 
@@ -107,13 +115,13 @@ LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone 
     SELECT q.id, q.table_id, q.types, q.columns, q."when", q.delete_method = 'DELETE' AS deletes, to_json(q.name)::text AS name_json,
            t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN q.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
     FROM pubsubpull.log l, pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
-    WHERE q.id = ANY (subscriptions) AND q.state = 'active')
+    WHERE q.id = ANY (subscriptions) AND q.table_id = ANY (SELECT DISTINCT x.table_id FROM unnest(page) x))
   SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
          concat(CASE WHEN s.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', s.source_json, ',"type":"pubsubpull.',
                        pubsubpull.change_type(c.type), '","subject":"' || c.key || '"', ',"time":', to_json(c.at), ',"datacontenttype":"application/json","data":') END,
                 pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
-                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain),
-                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
+                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain, coalesce(c.new, c.old)),
+                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' OR c.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
                 '}', CASE WHEN s.source_json IS NOT NULL THEN '}' END),
          s.deletes AND c.type = 'D', c.request
   FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
@@ -135,6 +143,7 @@ DECLARE
   e pubsubpull.event;
   page pubsubpull.change[];
   waiting int[];
+  held int[];
 BEGIN
   generation := pubsubpull.generation_now();
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
@@ -154,10 +163,14 @@ BEGIN
     page := r.page;
     IF page IS NOT NULL THEN
       waiting := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids));
+      IF waiting <> '{}' THEN -- what parks must hold the lease until it is done
+        held := ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.subscription = ANY (waiting) AND q.holder = notifier
+                      ORDER BY q.subscription FOR SHARE);
+      END IF;
       RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
         FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (waiting);
       IF waiting <> '{}' THEN
-        FOR e IN SELECT * FROM pubsubpull.events(page, waiting, pubsubpull.cursor_head(p)) LOOP
+        FOR e IN SELECT * FROM pubsubpull.events(page, held, pubsubpull.cursor_head(p)) LOOP
           IF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
             PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
           ELSE
@@ -197,8 +210,8 @@ BEGIN
   FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 4000000 AS kept
         FROM pubsubpull.read_rows(t, nullif(split_part(p."rows", ':', 2), ''), false, most) x) r;
   p."rows" := number || ':' || page[cardinality(page)].key; -- NULL after the last: changes follow
-EXCEPTION WHEN lock_not_available THEN -- somebody alters the table; the others must not wait for that
-  page := NULL;
+EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table OR syntax_error THEN
+  page := NULL; -- somebody alters the table, dropped it or took the right away; the others must not wait for that
   more := false;
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row; none and the same position while the table is locked.';
@@ -217,7 +230,8 @@ BEGIN
     FROM pubsubpull.subscription s, pubsubpull.published p
     WHERE s.id = q.subscription AND p.id = s.table_id AND (q.subscription, q.change) IN (
       SELECT w.subscription, w.change FROM pubsubpull.delivery w JOIN pubsubpull.progress g ON g.subscription = w.subscription
-      WHERE w.next_at <= clock_timestamp() AND w.subscription = ANY (subscriptions) AND g.holder = notifier
+      JOIN pubsubpull.subscription a ON a.id = w.subscription AND a.state = 'active'
+      WHERE w.next_at <= clock_timestamp() AND w.state = 'pending' AND w.subscription = ANY (subscriptions) AND g.holder = notifier
       ORDER BY w.next_at LIMIT most FOR UPDATE OF w SKIP LOCKED)
     RETURNING q.*, p AS published
   LOOP
@@ -225,8 +239,8 @@ BEGIN
       BEGIN
         page := ARRAY(SELECT pubsubpull.row_change((d.published).id, d.row_key, b.body::json)
                       FROM pubsubpull.row_or_nothing(d.published, d.row_key) b(body) WHERE b.body IS NOT NULL);
-      EXCEPTION WHEN lock_not_available THEN
-        CONTINUE; -- it is claimed and comes again later
+      EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table OR syntax_error THEN
+        CONTINUE; -- it is claimed and comes again later; the others must not wait for that
       END;
     ELSE
       page := ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = (d.published).id AND c.id = d.change);
@@ -256,9 +270,13 @@ CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETUR
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
   WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL
-    AND d.change = ANY (CASE WHEN lane IS NULL THEN ARRAY(SELECT w.change FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending')
-      ELSE ARRAY[(SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane = promote.lane),
-                 (SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL)] END)
+    AND CASE WHEN promote.lane IS NULL
+      THEN d.change <= coalesce((SELECT min(w.change) FROM pubsubpull.delivery w
+                                 WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL), 9223372036854775807)
+      ELSE d.change IN ((SELECT min(w.change) FROM pubsubpull.delivery w
+                         WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane = promote.lane),
+                        (SELECT min(w.change) FROM pubsubpull.delivery w
+                         WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL)) END
     AND NOT pubsubpull.is_blocked(d.subscription, d.change, d.lane)
 $$;
 COMMENT ON FUNCTION pubsubpull.promote(int, text) IS 'Gives those a turn that waited for a delivery of this lane, now finished.';
@@ -289,7 +307,8 @@ BEGIN
   VALUES (s.id, number, lane, CASE WHEN number < 0 THEN report->>'key' END, (report->>'attempts')::int,
           clock_timestamp() + (report->>'delay')::float8 * interval '1 millisecond', clock_timestamp(), clock_timestamp(),
           (report->>'status')::int, left(report->>'error', 2000))
-  ON CONFLICT (subscription, change) DO UPDATE SET attempts = excluded.attempts, next_at = excluded.next_at, first_at = coalesce(q.first_at, excluded.first_at),
+  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = excluded.attempts, next_at = excluded.next_at,
+    first_at = CASE WHEN q.state = 'failed' THEN excluded.first_at ELSE coalesce(q.first_at, excluded.first_at) END,
     last_at = excluded.last_at, status = excluded.status, error = excluded.error
   RETURNING * INTO d;
   FOR b IN SELECT value::bigint FROM jsonb_array_elements_text(coalesce(report->'behind', '[]')) LOOP

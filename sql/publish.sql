@@ -67,7 +67,7 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.check_publishable(regclass) IS 'The table''s pg_class row, or the problem why it cannot be published.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb DEFAULT '{}') RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
 DECLARE
   c pg_class := pubsubpull.check_publishable(relation);
   document jsonb := pubsubpull.check_members(options, '{"exclude": "texts", "key": "texts", "skip_unchanged": "flag"}');
@@ -75,8 +75,9 @@ DECLARE
   names text[] := coalesce(pubsubpull.text_list(document->'key'), pubsubpull.key_of(relation));
   p pubsubpull.published;
   created boolean;
+  event text;
 BEGIN
-  PERFORM pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
+  PERFORM pubsubpull.check_casts(), pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
   IF names && hidden THEN
     PERFORM pubsubpull.problem(422, 'bad-member', 'A column of the key cannot be excluded: followers know rows by it.');
   ELSIF document ? 'key' AND NOT pubsubpull.is_unique(relation, names) THEN
@@ -95,6 +96,9 @@ BEGIN
       row_level = c.relkind = 'p' OR c.relispartition OR c.relhassubclass
                   OR EXISTS (SELECT FROM pg_inherits i WHERE publish.relation IN (i.inhrelid, i.inhparent))
   WHERE q.id = p.id RETURNING * INTO p;
+  FOREACH event IN ARRAY CASE WHEN p.row_level THEN ARRAY['insert', 'update', 'delete'] ELSE ARRAY['row'] END LOOP
+    EXECUTE format('DROP FUNCTION IF EXISTS pubsubpull.%I() CASCADE', format('log_%s_%s', p.id, event)); -- of the other way of logging, if it changed
+  END LOOP;
   PERFORM pubsubpull.create_functions(p), pubsubpull.create_triggers(p);
   RETURN created;
 END $$;

@@ -29,14 +29,14 @@ COMMENT ON FUNCTION pubsubpull.parse_key(pubsubpull.published, text) IS
 CREATE OR REPLACE FUNCTION pubsubpull.key_condition(p pubsubpull.published, operator text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format('(%s) %s (%s)', string_agg(format('t.%I', k.name), ', ' ORDER BY k.n), operator,
-                string_agg(format('$1[%s]::%s', k.n, format_type(a.atttypid, NULL)), ', ' ORDER BY k.n))
+                string_agg(format('$1[%s]::%s', k.n, format_type(a.atttypid, -1)), ', ' ORDER BY k.n))
   FROM unnest(p.key) WITH ORDINALITY AS k(name, n) JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = k.name
 $$;
 COMMENT ON FUNCTION pubsubpull.key_condition(pubsubpull.published, text) IS 'SQL text that compares a row''s key with the values in $1.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.read_rows(p pubsubpull.published, after text, descending boolean, most int, OUT row_key text, OUT row_json json)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 DECLARE
   key_values text[] := pubsubpull.parse_key(p, after);
 BEGIN
@@ -90,7 +90,7 @@ COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text) IS
 CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 DECLARE
   p pubsubpull.published := pubsubpull.find_published(name);
 BEGIN
@@ -109,17 +109,18 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.row_get(text, text, text) IS 'GET /tables/{t}/rows/{key}: one row.';
 
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
+DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at timestamptz, change_key text, old json, new json, request uuid,
-  channel pubsubpull.channel, name_json text, url text, key text[], plain text) RETURNS text
+  channel pubsubpull.channel, name_json text, url text, key text[], plain text, whole json DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE AS $$
   SELECT concat('{"id":', id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(type), '","at":', to_json(at), ',"key":',
-    pubsubpull.key_object(key, plain, change_key, coalesce(new, old)), ',"old":', coalesce(old::text, 'null'), ',"new":', coalesce(new::text, 'null'),
+    pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)), ',"old":', coalesce(old::text, 'null'), ',"new":', coalesce(new::text, 'null'),
     ',"url":', CASE WHEN change_key IS NULL THEN 'null' ELSE concat('"', url, '/rows/', change_key, '"') END,
     ',"request":', CASE WHEN request IS NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
     ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END)
 $$;
-COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text) IS
-  'JSON text of a change without its closing brace, so that members can be added. The last four are from shown_tables.';
+COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json) IS
+  'JSON text of a change without its closing brace, so that members can be added. name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.changes_page(base text, url text, tables int[], since text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)

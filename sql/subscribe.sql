@@ -26,13 +26,17 @@ CREATE TABLE IF NOT EXISTS pubsubpull.subscription (
   created_at  timestamptz NOT NULL DEFAULT now(),
   updated_at  timestamptz NOT NULL DEFAULT now()
 );
-ALTER TABLE pubsubpull.subscription
-  ADD COLUMN IF NOT EXISTS headers jsonb NOT NULL DEFAULT '{}',
-  ADD COLUMN IF NOT EXISTS secret text,
-  ADD COLUMN IF NOT EXISTS old_secret text,
-  ADD COLUMN IF NOT EXISTS old_secret_until timestamptz,
-  ADD COLUMN IF NOT EXISTS format text NOT NULL DEFAULT 'json',
-  ADD COLUMN IF NOT EXISTS delete_method text NOT NULL DEFAULT 'PUT';
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.subscription'::regclass AND attname = 'delete_method') THEN
+    ALTER TABLE pubsubpull.subscription
+      ADD COLUMN headers jsonb NOT NULL DEFAULT '{}',
+      ADD COLUMN secret text,
+      ADD COLUMN old_secret text,
+      ADD COLUMN old_secret_until timestamptz,
+      ADD COLUMN format text NOT NULL DEFAULT 'json',
+      ADD COLUMN delete_method text NOT NULL DEFAULT 'PUT';
+  END IF;
+END $$;
 CREATE INDEX IF NOT EXISTS subscription_table_id ON pubsubpull.subscription (table_id);
 COMMENT ON TABLE pubsubpull.subscription IS 'Who is sent which changes';
 COMMENT ON COLUMN pubsubpull.subscription.owner IS 'The user who made it; NULL: made without one';
@@ -225,6 +229,13 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.start_position(pubsubpull.subscription, text) IS
   'Where a subscription starts: now, a cursor, or beginning: first every existing row, then what changed since this moment.';
 
+-- The notifier saves progress and then looks at the subscription; all others lock in the same order.
+CREATE OR REPLACE FUNCTION pubsubpull.lock_progress(name text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  SELECT FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription WHERE s.name = lock_progress.name FOR UPDATE OF g
+$$;
+COMMENT ON FUNCTION pubsubpull.lock_progress(text) IS 'Locks the progress of a subscription until the end of the transaction, before the subscription is changed.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.subscribe(name text, document jsonb, owner text DEFAULT NULL, base text DEFAULT '') RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -236,7 +247,8 @@ BEGIN
     PERFORM pubsubpull.problem(422, 'bad-name', 'A subscription''s name is 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -');
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.subscription'), hashtext(name));
-  SELECT * INTO existing FROM pubsubpull.subscription q WHERE q.name = subscribe.name FOR UPDATE;
+  PERFORM pubsubpull.lock_progress(name);
+  SELECT * INTO existing FROM pubsubpull.subscription q WHERE q.name = subscribe.name FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     INSERT INTO pubsubpull.subscription AS q (name, owner, base, document, callback, table_id, types, columns, "when", timeout, concurrency, retry_first, retry_max, retry_for,
       headers, secret, format, delete_method)
@@ -281,6 +293,7 @@ COMMENT ON FUNCTION pubsubpull.move_subscription(int, pubsubpull.position) IS 'S
 CREATE OR REPLACE FUNCTION pubsubpull.unsubscribe(name text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM pubsubpull.lock_progress(name);
   DELETE FROM pubsubpull.subscription q WHERE q.name = unsubscribe.name;
   IF NOT FOUND THEN
     RETURN false;
@@ -293,6 +306,7 @@ COMMENT ON FUNCTION pubsubpull.unsubscribe(text) IS 'Deletes a subscription and 
 CREATE OR REPLACE FUNCTION pubsubpull.set_state(name text, state text, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM pubsubpull.lock_progress(name);
   UPDATE pubsubpull.subscription q SET state = set_state.state, reason = set_state.reason, version = nextval('pubsubpull.generation')
   WHERE q.name = set_state.name AND (q.state <> set_state.state OR q.reason IS DISTINCT FROM set_state.reason);
   RETURN FOUND;

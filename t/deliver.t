@@ -61,6 +61,17 @@ is($event->{id}, $c[0]->header('webhook-id'), 'the same id');
 is($event->{data}{new}{v}, 'y', 'and the event inside');
 $httpd->delete("$url/$_", @as) for qw(c d);
 
+# Columns without the key; what is paused is not lost
+$pg->sql('CREATE TABLE named (name text PRIMARY KEY, v int)');
+$psp->publish('public.named');
+$psp->subscribe('p', { callback => $receiver->url('/p/{name}'), table => 'public.named', columns => ['v'] });
+$httpd->put("$url/p/state", { state => 'paused' }, @as);
+$pg->sql(q{INSERT INTO named VALUES ('a b', 1)});
+$httpd->put("$url/p/state", { state => 'active' }, @as);
+my ($named) = $receiver->wait_for(1, 10, qr{^/p});
+is_deeply([@{ $named->json }{qw(key new)}], [{ name => 'a b' }, { v => 1 }], 'the key is known without its column; what came while paused comes later');
+is($named->path, '/p/a%20b', 'at its URL');
+
 # Given up, tried again, discarded
 $receiver->reply(match => '^/f', status => 500, body => 'out of order');
 $psp->subscribe('f', { callback => $receiver->url('/f/{id}'), table => 'public.t', retry => { first => 1, max => 1, for => 1 } });

@@ -45,6 +45,7 @@ $a->do('UPDATE t SET n = 1 WHERE id = 1000');
 $a->commit;
 is(seen(4), join(' ', map({ "insert:$_" } 1000 .. 1019), 'update:1000'), 'all changes of the open transaction, in order, once');
 $other_db->rollback;
+$other_db->disconnect;
 
 # A cursor taken in a REPEATABLE READ transaction loses nothing either.
 $a->do('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
@@ -125,4 +126,5 @@ cmp_ok(scalar keys %ids, '>', 500, 'of many: ' . keys %ids);
 is_deeply(\%copy, { map { @$_ } @{ $pg->rows('SELECT id, n FROM t') } }, 'the copy equals the table');
 is(scalar keys %ids, admin(q{SELECT count(*) FROM pubsubpull.change WHERE id > (SELECT min(i) FROM unnest($1::bigint[]) i) - 1}, [keys %ids]), 'nothing in the log was missed');
 
+$_->disconnect for $a, $b, $admin;
 done_testing;

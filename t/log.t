@@ -142,6 +142,19 @@ is_deeply([grep { /^. 1/ } @nested], ['I 1 > {"id":1,"n":1}', 'U 1 {"id":1,"n":1
     'changes made by triggers of the service come in order') or diag explain \@nested;
 is_deeply([grep { /^. 2/ } @nested], ['I 2 > {"id":2,"n":250}', 'U 2 {"id":2,"n":250} > {"id":2,"n":350}'], 'for each row');
 
+$pg->sql(q{INSERT INTO nested VALUES (5, 500)});
+logged('nested');
+$pg->sql(q{INSERT INTO nested VALUES (3, 1) ON CONFLICT (id) DO UPDATE SET n = excluded.n});
+is((logged('nested'))->[0], 'I 3 > {"id":3,"n":1}', 'also for ON CONFLICT, whose two triggers both fire');
+$pg->sql('CREATE TABLE orders (id int PRIMARY KEY)');
+table('stock', '(id int PRIMARY KEY, n int)');
+$pg->sql('INSERT INTO stock SELECT g, 0 FROM generate_series(1, 3000) g');
+$pg->sql(q{CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN UPDATE stock SET n = n + 1 WHERE id = NEW.id; RETURN NULL; END'});
+$pg->sql('CREATE TRIGGER take AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION take()');
+my $before = time;
+$pg->sql('INSERT INTO orders SELECT g FROM generate_series(1, 3000) g');
+cmp_ok(time - $before, '<', 10, 'thousands of nested statements take no quadratic time');
+
 # Options
 table('secretive', '(id int PRIMARY KEY, password text, city text)', '{"exclude":["password"]}');
 $pg->sql(q{INSERT INTO secretive VALUES (1, 'hush', 'Oslo')});
@@ -173,6 +186,16 @@ ok(admin(q{SELECT pubsubpull.publish('plain')}), 'published again');
 is(admin(q{SELECT pubsubpull.publish('plain')})  // 'f', 0, 'publish is idempotent');
 $pg->sql(q{INSERT INTO plain VALUES (31, 'seen')});
 is_deeply(logged('plain'), ['I 31 > {"id":31,"v":"seen"}'], 'the same log goes on');
+
+# A child table makes the parent be logged row by row: publishing again must not log twice
+table('ancestor', '(id int PRIMARY KEY)');
+$pg->sql('CREATE TABLE descendant () INHERITS (ancestor)');
+admin(q{SELECT pubsubpull.publish('ancestor')});
+$pg->sql('INSERT INTO ancestor VALUES (1)');
+is(scalar @{ logged('ancestor') }, 1, 'once, after the way of logging changed');
+table('"100%"', '(id char(5) PRIMARY KEY) PARTITION BY LIST (id)');
+$pg->sql(q{CREATE TABLE p100 PARTITION OF "100%" DEFAULT; INSERT INTO "100%" VALUES ('abcde'), ('abcdf')});
+is_deeply(json(admin(q{SELECT body FROM pubsubpull.rows_get('', 'public."100%"', '10', NULL, 'abcde', NULL)}))->{rows}, [{ id => 'abcdf' }], 'a key of type char(n), a name with %');
 
 # Refusals say what to do
 $pg->sql('CREATE TABLE private (id int PRIMARY KEY)');

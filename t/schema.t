@@ -72,6 +72,14 @@ $pg->sql(q{CREATE FUNCTION public.row_to_json(t) RETURNS json LANGUAGE sql AS $$
 $pg->sql('INSERT INTO public.t VALUES (1000, 1)');
 $pg->sql('RESET search_path');
 is(admin('SELECT new FROM pubsubpull.change WHERE id > $1', $before), '{"id":1000,"n":1}', 'pg_temp and look-alike functions divert nothing');
+$pg->sql(q{CREATE TYPE evil AS ENUM ('a')});
+$pg->sql(q{CREATE FUNCTION evil(evil) RETURNS json LANGUAGE plpgsql AS $$ BEGIN DELETE FROM pubsubpull.change; RETURN '1'; END $$});
+$pg->sql(q{ALTER TABLE t ADD e evil; CREATE CAST (evil AS json) WITH FUNCTION evil(evil)});
+my $logged = admin('SELECT count(*) FROM pubsubpull.change');
+ok(!eval { $pg->sql(q{INSERT INTO public.t VALUES (1001, 1, 'a')}); 1 }, 'a cast of the service does not run with the rights of the log');
+like($@, qr/CAST \(public\.evil AS json\).*rights of the log/, 'and the error says why');
+is(admin('SELECT count(*) FROM pubsubpull.change'), $logged, 'the log is whole');
+$pg->sql('DROP CAST (evil AS json); ALTER TABLE t DROP e');
 for my $forged ('x', '{', '{}', '{"id":1}', '{"id":"nonsense-and-more-than-thirty-six-characters"}', '{"id":"01900000-0000-7000-8000-0000000000zz"}',
     '{"id":"01900000-0000-7000-8000-000000000001"', '{"id":"01900000-0000-7000-8000-000000000001","started":"never"}', "\x01\xff") {
     $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, $forged);

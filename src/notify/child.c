@@ -22,7 +22,7 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
-#define LEAVE_WIRE apr_time_from_msec(60)  /* for requests on the wire to end */
+#define LEAVE_WIRE apr_time_from_msec(90)  /* for requests on the wire to end */
 #define LEAVE_SAVE apr_time_from_msec(115) /* for records and results; then leases are given back */
 #define LEAVE_ALL apr_time_from_msec(145)
 #define ROUNDS 8 /* of sending in one turn */
