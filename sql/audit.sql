@@ -3,7 +3,7 @@
 
 CREATE OR REPLACE FUNCTION pubsubpull.row_changes_get(base text, name text, key text, since text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
 DECLARE
   p pubsubpull.published := pubsubpull.find_published(name);
   most int := pubsubpull.parse_limit("limit");
@@ -32,7 +32,7 @@ COMMENT ON FUNCTION pubsubpull.row_changes_get(text, text, text, text, text) IS
 
 CREATE OR REPLACE FUNCTION pubsubpull.requests_get(base text, "user" text, method text, path text, status_class text, since text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
 DECLARE
   most int := pubsubpull.parse_limit("limit", 100, 1000);
   page text;
@@ -64,7 +64,7 @@ COMMENT ON FUNCTION pubsubpull.requests_get(text, text, text, text, text, text, 
 
 CREATE OR REPLACE FUNCTION pubsubpull.request_get(base text, id text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
 DECLARE
   request_id uuid;
   tables int[] := pubsubpull.all_tables();

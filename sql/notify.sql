@@ -219,7 +219,7 @@ COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next 
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
   OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid)
-RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   d record;
@@ -267,7 +267,7 @@ COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A 
 
 -- The next of the lane gets its turn; after a delivery without lane, everything up to the next such one.
 CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
   UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
   WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL
     AND CASE WHEN promote.lane IS NULL
@@ -282,7 +282,7 @@ $$;
 COMMENT ON FUNCTION pubsubpull.promote(int, text) IS 'Gives those a turn that waited for a delivery of this lane, now finished.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.finish_delivery(subscription int, change bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
   lane text;
@@ -295,7 +295,7 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.finish_delivery(int, bigint) IS 'Takes away a delivery that succeeded or is not wanted any more.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.fail_delivery(s pubsubpull.subscription, report jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   number CONSTANT bigint := (report->>'change')::bigint;
   lane text;

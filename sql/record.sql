@@ -108,11 +108,12 @@ COMMENT ON TABLE pubsubpull.request_late IS 'Ends of requests that are waiting f
 
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
 CREATE OR REPLACE FUNCTION pubsubpull.record_requests(records json, tries int DEFAULT 0) RETURNS int
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   written int;
 BEGIN
-  -- NOT IN hashes its list; a join of these would be planned for few rows and take quadratic time.
+  -- NOT IN hashes its list; a join of these would be planned for few rows and take quadratic time. The settings are for plans
+  -- that a session made while the table was empty: they must not scan it for ever.
   WITH r AS MATERIALIZED (
     SELECT * FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
       agent text, started timestamptz, headers jsonb, status int, bytes bigint, duration bigint, mode int)
@@ -142,7 +143,7 @@ COMMENT ON FUNCTION pubsubpull.record_requests(json, int) IS
   'Completes requests with status, bytes and duration (microseconds). records: array of envelopes with these members and mode: 1 = only if a change wrote the request, 2 = write it anyway. Returns how many rows were written. Never waits for a writer.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.record_late() RETURNS int
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   late record;
   written int := 0;
