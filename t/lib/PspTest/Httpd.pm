@@ -144,12 +144,18 @@ sub configtest {
 }
 
 # stop('TERM'), or stop('WINCH') for graceful-stop. Nothing of its process group may be left a moment later.
+# By default gracefully first: at SIGTERM the event MPM closes sockets of workers that are closing them, too, and at times
+# dies of it (close_worker_sockets), whatever modules there are.
 sub stop {
     my ($self, $signal) = @_;
     my $pid = delete $self->{pid} or return;
     local ($?, $@);
     if (alive($pid)) {
-        kill $signal // 'TERM', $pid;
+        if (!$signal && $self->{mpm} eq 'event') {
+            kill WINCH => $pid;
+            eval { wait_until { !alive($pid) } 4, 'httpd to end gracefully'; 1 } or kill TERM => $pid;
+        }
+        else { kill $signal // 'TERM', $pid }
         eval { wait_until { !alive($pid) } 20, 'httpd to end'; 1 }
             or push @{ $self->{complaints} }, 'httpd did not end 20 s after ' . ($signal // 'TERM');
     }
