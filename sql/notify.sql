@@ -18,7 +18,7 @@ DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- gave less back on
 CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, seconds int,
   OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
   OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
-  OUT headers text, OUT secrets text, OUT format text, OUT delete_method text)
+  OUT headers text, OUT secrets text, OUT format text)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -39,7 +39,7 @@ BEGIN
            s.timeout, s.concurrency, s.retry_first, s.retry_max,
            (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
            (SELECT string_agg(h.key || ': ' || h.value, E'\n') FROM jsonb_each_text(s.headers) h),
-           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.delete_method
+           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format
     FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
     WHERE g.holder = notifier AND s.state = 'active';
 END $$;

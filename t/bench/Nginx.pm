@@ -19,7 +19,7 @@ pid $dir/nginx.pid;
 events { worker_connections 1024; }
 http { access_log off; keepalive_requests 100000000; keepalive_timeout 600;
   client_body_temp_path $dir/b; proxy_temp_path $dir/p; fastcgi_temp_path $dir/f; uwsgi_temp_path $dir/u; scgi_temp_path $dir/s;
-  server { listen 127.0.0.1:$port backlog=4096; location /count { stub_status; } location / { $answer } } }
+  server { listen 127.0.0.1:$port backlog=4096; location / { $answer } } }
 END
 }
 
