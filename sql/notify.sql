@@ -18,7 +18,7 @@ DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- gave less back on
 CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, seconds int,
   OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
   OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
-  OUT headers text, OUT secrets text, OUT format text)
+  OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -39,7 +39,7 @@ BEGIN
            s.timeout, s.concurrency, s.retry_first, s.retry_max,
            (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
            (SELECT string_agg(h.key || ': ' || h.value, E'\n') FROM jsonb_each_text(s.headers) h),
-           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format
+           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.batch, s.rate, s.latest
     FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
     WHERE g.holder = notifier AND s.state = 'active';
 END $$;
@@ -52,20 +52,26 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.project(json, text[]) IS 'A row with these columns only.';
 
--- Whether a subscription wants a change whose table and type fit. An error in the predicate is not a no: the event is sent.
-CREATE OR REPLACE FUNCTION pubsubpull.wants(c pubsubpull.change, columns text[], "when" jsonpath) RETURNS boolean
+-- In jsonpath a comparison that cannot be made is unknown, not false: that is an error here too, so that nothing is left out silently.
+DROP FUNCTION IF EXISTS pubsubpull.wants(pubsubpull.change, text[], jsonpath) CASCADE; -- took an error for a yes once
+CREATE OR REPLACE FUNCTION pubsubpull.rejects(c pubsubpull.change, columns text[], "when" jsonpath) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  wanted boolean;
 BEGIN
   IF columns IS NOT NULL AND c.type = 'U' AND pubsubpull.project(c.old, columns)::text = pubsubpull.project(c.new, columns)::text THEN
-    RETURN false;
+    RETURN '';
+  ELSIF "when" IS NULL THEN
+    RETURN NULL;
   END IF;
-  RETURN "when" IS NULL OR coalesce(jsonb_path_match(jsonb_build_object('id', c.id, 'type', pubsubpull.change_type(c.type), 'at', c.at,
-    'old', c.old, 'new', c.new, 'request', pubsubpull.request_json(c.request)::jsonb), "when", '{}', true), true);
+  wanted := jsonb_path_match(jsonb_build_object('id', c.id, 'type', pubsubpull.change_type(c.type), 'at', c.at,
+    'old', c.old, 'new', c.new, 'request', pubsubpull.request_json(c.request)::jsonb), "when");
+  RETURN CASE WHEN wanted THEN NULL WHEN NOT wanted THEN '' ELSE 'is unknown for this event: it compares values of different types, or members that are missing' END;
 EXCEPTION WHEN data_exception THEN
-  RETURN true;
+  RETURN 'failed: ' || SQLERRM;
 END $$;
-COMMENT ON FUNCTION pubsubpull.wants(pubsubpull.change, text[], jsonpath) IS
-  'Whether columns (one of them changed) and when (a jsonpath predicate over the event) let a change through.';
+COMMENT ON FUNCTION pubsubpull.rejects(pubsubpull.change, text[], jsonpath) IS
+  'Why a subscription does not want a change whose table and type fit: NULL: it does, empty: columns (one of them changed) or when (a jsonpath predicate over the event) leave it out, else the error in when.';
 
 -- Rows that existed when a subscription began have no id in the log: a negative number made of the key stands for it.
 CREATE OR REPLACE FUNCTION pubsubpull.row_number_of(row_key text) RETURNS bigint
@@ -82,9 +88,12 @@ COMMENT ON FUNCTION pubsubpull.row_change(int, text, json) IS 'An existing row i
 -- Changes of a lane that has something waiting to be tried again wait behind it. Changes without a lane (TRUNCATE, a changed key, a table
 -- without key) go after everything before them and before everything after them.
 CREATE OR REPLACE FUNCTION pubsubpull.park(subscription int, change bigint, lane text, row_key text DEFAULT NULL) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  DELETE FROM pubsubpull.delivery d USING pubsubpull.subscription s -- the newest of those that wait is enough
+  WHERE s.id = park.subscription AND s.latest AND d.subscription = park.subscription AND d.lane = park.lane AND d.state = 'pending' AND d.change < park.change
+    AND d.next_at IS NULL AND d.batch IS NULL;
   INSERT INTO pubsubpull.delivery (subscription, change, lane, row_key) VALUES (subscription, change, lane, row_key)
-  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = 0, next_at = NULL, first_at = NULL -- replayed after it was given up
+  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = 0, next_at = NULL, first_at = NULL, batch = NULL -- replayed after it was given up
   WHERE delivery.state = 'failed'
 $$;
 COMMENT ON FUNCTION pubsubpull.park(int, bigint, text, text) IS 'Puts a delivery behind others of its lane; it is sent when its turn comes.';
@@ -105,8 +114,8 @@ $$;
 COMMENT ON FUNCTION pubsubpull.is_blocked(int, bigint, text) IS 'Whether a delivery has to wait for an earlier one that is pending.';
 
 DROP TYPE IF EXISTS pubsubpull.event CASCADE; -- had fewer members once; what returns it follows below
-CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barrier boolean, body text, deletes boolean, request uuid);
-COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON, deletes: to be made with DELETE, request: what caused it';
+CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barrier boolean, body text, deletes boolean, request uuid, error text);
+COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON, deletes: to be made with DELETE, request: what caused it; error: it cannot be made, and why';
 
 -- The events of a page of changes for some subscriptions. head and secret make the cursor behind each change.
 CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
@@ -123,12 +132,20 @@ LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone 
                   CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain, coalesce(c.new, c.old)),
                 ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' OR c.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
                 '}', CASE WHEN s.source_json IS NOT NULL THEN '}' END),
-         s.deletes AND c.type = 'D', c.request
+         s.deletes AND c.type = 'D', c.request, CASE WHEN s."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(c, s.columns, s."when") END
   FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
-  WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.wants(c, s.columns, s."when")
+  WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.rejects(c, s.columns, s."when") IS DISTINCT FROM ''
   ORDER BY c.id, s.id
 $$;
 COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.refuse_event(e pubsubpull.event) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
+  VALUES (e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END, 'failed', clock_timestamp(), clock_timestamp(), left(e.error, 2000))
+  ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
+$$;
+COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as given up an event that cannot be made; later ones of its key go on.';
 
 DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int,
@@ -142,7 +159,7 @@ DECLARE
   p pubsubpull.position;
   e pubsubpull.event;
   page pubsubpull.change[];
-  waiting int[];
+  slow int[]; -- those whose events are looked at one by one
   held int[];
 BEGIN
   generation := pubsubpull.generation_now();
@@ -162,16 +179,19 @@ BEGIN
     END IF;
     page := r.page;
     IF page IS NOT NULL THEN
-      waiting := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids));
-      IF waiting <> '{}' THEN -- what parks must hold the lease until it is done
-        held := ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.subscription = ANY (waiting) AND q.holder = notifier
+      slow := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids)
+                    UNION SELECT q.id FROM pubsubpull.subscription q WHERE q.id = ANY (g.ids) AND q."when" IS NOT NULL);
+      IF slow <> '{}' THEN -- what parks or gives up must hold the lease until it is done
+        held := ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.subscription = ANY (slow) AND q.holder = notifier
                       ORDER BY q.subscription FOR SHARE);
       END IF;
       RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
-        FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (waiting);
-      IF waiting <> '{}' THEN
+        FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (slow);
+      IF slow <> '{}' THEN
         FOR e IN SELECT * FROM pubsubpull.events(page, held, pubsubpull.cursor_head(p)) LOOP
-          IF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
+          IF e.error IS NOT NULL THEN
+            PERFORM pubsubpull.refuse_event(e);
+          ELSIF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
             PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
           ELSE
             RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
@@ -216,45 +236,104 @@ EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table O
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row; none and the same position while the table is locked.';
 
+-- Where only the latest counts, what waits behind takes the place, and the tries, of what was to be tried again.
+CREATE OR REPLACE FUNCTION pubsubpull.overtake(INOUT d pubsubpull.delivery)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  newest bigint;
+BEGIN
+  SELECT max(w.change) INTO newest FROM pubsubpull.delivery w
+  WHERE w.subscription = d.subscription AND w.lane = d.lane AND w.state = 'pending' AND w.next_at IS NULL AND w.batch IS NULL AND w.change > d.change
+    AND NOT EXISTS (SELECT FROM pubsubpull.delivery b WHERE b.subscription = d.subscription AND b.lane IS NULL AND b.state = 'pending' AND b.change BETWEEN d.change AND w.change);
+  IF newest IS NOT NULL AND d.batch IS NULL THEN
+    DELETE FROM pubsubpull.delivery w WHERE w.subscription = d.subscription AND w.lane = d.lane AND w.state = 'pending' AND w.batch IS NULL AND w.change >= d.change AND w.change < newest;
+    UPDATE pubsubpull.delivery w SET attempts = d.attempts, next_at = d.next_at, first_at = d.first_at, last_at = d.last_at, status = d.status, error = d.error
+    WHERE w.subscription = d.subscription AND w.change = newest RETURNING w.* INTO d;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.overtake(pubsubpull.delivery) IS 'The newest delivery of the lane that may be made instead of this one, which it replaces; or this one.';
+
+-- One of a batch has the time of the next try; when it goes its own way another must have it.
+CREATE OR REPLACE FUNCTION pubsubpull.hand_on(subscription int, batch bigint, next_at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  UPDATE pubsubpull.delivery d SET next_at = hand_on.next_at
+  WHERE d.subscription = hand_on.subscription AND d.state = 'pending'
+    AND d.change = (SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = hand_on.subscription AND w.batch = hand_on.batch AND w.state = 'pending')
+    AND NOT EXISTS (SELECT FROM pubsubpull.delivery w WHERE w.subscription = hand_on.subscription AND w.batch = hand_on.batch AND w.state = 'pending' AND w.next_at IS NOT NULL)
+$$;
+COMMENT ON FUNCTION pubsubpull.hand_on(int, bigint, timestamptz) IS 'Gives what is left of a batch the time of its next try.';
+
+-- Changes that are to be sent in one PUT: d itself, or all of its batch. Those in the log, and rows that existed, as they are now.
+CREATE OR REPLACE FUNCTION pubsubpull.batch_changes(p pubsubpull.published, d pubsubpull.delivery) RETURNS pubsubpull.change[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  page pubsubpull.change[] := '{}';
+  w record;
+BEGIN
+  FOR w IN SELECT q.change, q.row_key FROM pubsubpull.delivery q WHERE q.subscription = d.subscription AND q.change = d.change AND d.batch IS NULL
+           UNION ALL SELECT q.change, q.row_key FROM pubsubpull.delivery q WHERE q.subscription = d.subscription AND q.batch = d.batch AND q.state = 'pending' ORDER BY 1 LOOP
+    IF w.change < 0 THEN
+      page := page || ARRAY(SELECT pubsubpull.row_change(p.id, w.row_key, b.body::json) FROM pubsubpull.row_or_nothing(p, w.row_key) b(body) WHERE b.body IS NOT NULL);
+    ELSE
+      page := page || ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = p.id AND c.id = w.change);
+    END IF;
+  END LOOP;
+  RETURN page;
+END $$;
+COMMENT ON FUNCTION pubsubpull.batch_changes(pubsubpull.published, pubsubpull.delivery) IS 'The changes that a delivery, or the batch that it stands for, is about; those that are gone are left out.';
+
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
-  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid)
+  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid, OUT batch bigint)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-  d record;
+  claimed record;
+  d pubsubpull.delivery;
   page pubsubpull.change[];
+  e pubsubpull.event;
+  made bigint[];
 BEGIN
-  FOR d IN
+  FOR claimed IN
     UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond'
     FROM pubsubpull.subscription s, pubsubpull.published p
     WHERE s.id = q.subscription AND p.id = s.table_id AND (q.subscription, q.change) IN (
       SELECT w.subscription, w.change FROM pubsubpull.delivery w JOIN pubsubpull.progress g ON g.subscription = w.subscription
       JOIN pubsubpull.subscription a ON a.id = w.subscription AND a.state = 'active'
       WHERE w.next_at <= clock_timestamp() AND w.state = 'pending' AND w.subscription = ANY (subscriptions) AND g.holder = notifier
-      ORDER BY w.next_at LIMIT most FOR UPDATE OF w SKIP LOCKED)
-    RETURNING q.*, p AS published
+      ORDER BY w.next_at LIMIT greatest(1, most / (SELECT max(b.batch) FROM pubsubpull.subscription b WHERE b.id = ANY (subscriptions))) FOR UPDATE OF w SKIP LOCKED)
+    RETURNING q AS delivery, p AS published, s.latest
   LOOP
-    IF d.change < 0 THEN
-      BEGIN
-        page := ARRAY(SELECT pubsubpull.row_change((d.published).id, d.row_key, b.body::json)
-                      FROM pubsubpull.row_or_nothing(d.published, d.row_key) b(body) WHERE b.body IS NOT NULL);
-      EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table OR syntax_error THEN
-        CONTINUE; -- it is claimed and comes again later; the others must not wait for that
-      END;
-    ELSE
-      page := ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = (d.published).id AND c.id = d.change);
+    d := claimed.delivery;
+    IF claimed.latest THEN
+      d := pubsubpull.overtake(d);
     END IF;
-    subscription := d.subscription; change := d.change; attempts := d.attempts; body := NULL;
-    SELECT e.key, e.barrier, e.body, e.deletes, e.request INTO key, barrier, body, deletes, request FROM pubsubpull.events(page, ARRAY[d.subscription], '') e;
-    IF body IS NULL THEN -- the row is gone, or the subscription does not want it any more
-      PERFORM pubsubpull.finish_delivery(d.subscription, d.change);
-    ELSE
-      RETURN NEXT;
+    BEGIN
+      page := pubsubpull.batch_changes(claimed.published, d);
+    EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table OR syntax_error THEN
+      CONTINUE; -- it is claimed and comes again later; the others must not wait for that
+    END;
+    made := '{}';
+    FOR e IN SELECT * FROM pubsubpull.events(page, ARRAY[d.subscription], '') LOOP
+      made := made || e.change;
+      IF e.error IS NOT NULL THEN
+        UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL, batch = NULL WHERE q.subscription = e.subscription AND q.change = e.change;
+        PERFORM pubsubpull.refuse_event(e), pubsubpull.promote(e.subscription, CASE WHEN NOT e.barrier THEN e.key END);
+      ELSE
+        subscription := e.subscription; change := e.change; key := e.key; body := e.body; attempts := d.attempts; barrier := e.barrier; deletes := e.deletes;
+        request := e.request; batch := d.batch;
+        RETURN NEXT;
+      END IF;
+    END LOOP;
+    -- The row is gone, or the subscription does not want it any more.
+    PERFORM pubsubpull.finish_delivery(q.subscription, q.change) FROM pubsubpull.delivery q
+    WHERE q.subscription = d.subscription AND q.state = 'pending' AND q.change <> ALL (made) AND (q.change = d.change OR q.batch = d.batch);
+    IF d.batch IS NOT NULL THEN
+      PERFORM pubsubpull.hand_on(d.subscription, d.batch, d.next_at);
     END IF;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come. They are not returned again before the subscription''s timeout has passed.';
+COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come; those with the same batch, which is not null, go in one PUT. They are not returned again before the subscription''s timeout has passed.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.row_or_nothing(p pubsubpull.published, row_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
@@ -269,7 +348,7 @@ COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A 
 CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
   UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
-  WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL
+  WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL AND d.batch IS NULL
     AND CASE WHEN promote.lane IS NULL
       THEN d.change <= coalesce((SELECT min(w.change) FROM pubsubpull.delivery w
                                  WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL), 9223372036854775807)
@@ -303,21 +382,25 @@ DECLARE
   b bigint;
 BEGIN
   lane := CASE WHEN number < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = number) END;
-  INSERT INTO pubsubpull.delivery AS q (subscription, change, lane, row_key, attempts, next_at, first_at, last_at, status, error)
+  -- The time of the transaction: all of a batch are given up together.
+  INSERT INTO pubsubpull.delivery AS q (subscription, change, lane, row_key, attempts, next_at, first_at, last_at, status, error, batch)
   VALUES (s.id, number, lane, CASE WHEN number < 0 THEN report->>'key' END, (report->>'attempts')::int,
-          clock_timestamp() + (report->>'delay')::float8 * interval '1 millisecond', clock_timestamp(), clock_timestamp(),
-          (report->>'status')::int, left(report->>'error', 2000))
+          clock_timestamp() + (report->>'delay')::float8 * interval '1 millisecond', now(), now(),
+          (report->>'status')::int, left(report->>'error', 2000), (report->>'batch')::bigint)
   ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = excluded.attempts, next_at = excluded.next_at,
     first_at = CASE WHEN q.state = 'failed' THEN excluded.first_at ELSE coalesce(q.first_at, excluded.first_at) END,
-    last_at = excluded.last_at, status = excluded.status, error = excluded.error
+    last_at = excluded.last_at, status = excluded.status, error = excluded.error, batch = excluded.batch
   RETURNING * INTO d;
   FOR b IN SELECT value::bigint FROM jsonb_array_elements_text(coalesce(report->'behind', '[]')) LOOP
     PERFORM pubsubpull.park(s.id, b, CASE WHEN b < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = b) END,
                             CASE WHEN b < 0 THEN report->>'key' END);
   END LOOP;
-  IF clock_timestamp() >= d.first_at + s.retry_for * interval '1 second' THEN
-    UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL WHERE q.subscription = s.id AND q.change = number;
+  IF now() >= d.first_at + s.retry_for * interval '1 second' THEN
+    UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL, batch = NULL WHERE q.subscription = s.id AND q.change = number;
     PERFORM pubsubpull.promote(s.id, lane);
+    IF d.batch IS NOT NULL AND d.next_at IS NOT NULL THEN
+      PERFORM pubsubpull.hand_on(s.id, d.batch, d.next_at);
+    END IF;
   END IF;
   IF (report->>'gone')::boolean THEN
     PERFORM pubsubpull.set_state(s.name, 'disabled', 'the receiver answered 410 Gone');

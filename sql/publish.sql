@@ -70,7 +70,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb D
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
 DECLARE
   c pg_class := pubsubpull.check_publishable(relation);
-  document jsonb := pubsubpull.check_members(options, '{"exclude": "texts", "key": "texts", "skip_unchanged": "flag"}');
+  document jsonb := pubsubpull.check_members(options, '{"exclude": "text[]", "key": "text[]", "skip_unchanged": "flag"}');
   hidden text[] := coalesce(pubsubpull.text_list(document->'exclude'), '{}');
   names text[] := coalesce(pubsubpull.text_list(document->'key'), pubsubpull.key_of(relation));
   p pubsubpull.published;

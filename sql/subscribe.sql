@@ -37,6 +37,14 @@ DO $$ BEGIN
       ADD COLUMN delete_method text NOT NULL DEFAULT 'PUT';
   END IF;
 END $$;
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.subscription'::regclass AND attname = 'batch') THEN
+    ALTER TABLE pubsubpull.subscription
+      ADD COLUMN batch int NOT NULL DEFAULT 1,
+      ADD COLUMN rate float8,
+      ADD COLUMN latest boolean NOT NULL DEFAULT false;
+  END IF;
+END $$;
 CREATE INDEX IF NOT EXISTS subscription_table_id ON pubsubpull.subscription (table_id);
 COMMENT ON TABLE pubsubpull.subscription IS 'Who is sent which changes';
 COMMENT ON COLUMN pubsubpull.subscription.owner IS 'The user who made it; NULL: made without one';
@@ -44,6 +52,9 @@ COMMENT ON COLUMN pubsubpull.subscription.base IS 'URL under which it was made; 
 COMMENT ON COLUMN pubsubpull.subscription.timeout IS 'Milliseconds, as retry_first and retry_max; retry_for is seconds';
 COMMENT ON COLUMN pubsubpull.subscription.document IS 'As it was PUT, without secret and the values of headers: these are never shown';
 COMMENT ON COLUMN pubsubpull.subscription.old_secret IS 'Signs beside secret until old_secret_until, so that receivers can change over';
+COMMENT ON COLUMN pubsubpull.subscription.batch IS 'Most events in one PUT; above 1 its body is an array';
+COMMENT ON COLUMN pubsubpull.subscription.rate IS 'Most PUTs in a second; NULL: as many as it takes';
+COMMENT ON COLUMN pubsubpull.subscription.latest IS 'Of several events of one key that wait only the newest is sent';
 COMMENT ON COLUMN pubsubpull.subscription.version IS 'Changes with the document, state or position';
 
 CREATE TABLE IF NOT EXISTS pubsubpull.progress (
@@ -73,12 +84,19 @@ CREATE TABLE IF NOT EXISTS pubsubpull.delivery (
   error        text,
   PRIMARY KEY (subscription, change)
 ) WITH (fillfactor = 70);
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.delivery'::regclass AND attname = 'batch') THEN
+    ALTER TABLE pubsubpull.delivery ADD COLUMN batch bigint;
+    CREATE INDEX delivery_batch ON pubsubpull.delivery (subscription, batch, change) WHERE batch IS NOT NULL;
+  END IF;
+END $$;
 CREATE INDEX IF NOT EXISTS delivery_next_at ON pubsubpull.delivery (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS delivery_lane ON pubsubpull.delivery (subscription, lane, change) WHERE state = 'pending';
 COMMENT ON TABLE pubsubpull.delivery IS 'Deliveries that did not succeed at once: waiting for the next try, or given up';
 COMMENT ON COLUMN pubsubpull.delivery.lane IS 'Deliveries of one lane go one after another (the row''s key); NULL: after all before it and before all after it';
 COMMENT ON COLUMN pubsubpull.delivery.row_key IS 'For rows that existed when the subscription began: the key; NULL for changes';
-COMMENT ON COLUMN pubsubpull.delivery.next_at IS 'When it is tried next; NULL: waits for an earlier one';
+COMMENT ON COLUMN pubsubpull.delivery.next_at IS 'When it is tried next; NULL: waits for an earlier one, or goes with another of its batch';
+COMMENT ON COLUMN pubsubpull.delivery.batch IS 'Those that failed in one PUT are tried again in one: the number of the first';
 
 CREATE OR REPLACE FUNCTION pubsubpull.check_callback(callback text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -137,8 +155,9 @@ COMMENT ON FUNCTION pubsubpull.check_secret(text) IS 'Problem 422 unless the tex
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_members() RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$
-  SELECT '{"callback": "text", "table": "text", "on": "texts", "columns": "texts", "when": "text", "since": "text", "timeout": "1..300",
-           "concurrency": "1..256", "retry": "object", "headers": "object", "secret": "text", "format": "json|cloudevents", "delete": "PUT|DELETE"}'::jsonb
+  SELECT '{"callback": "text", "table": "text", "on": "insert|update|delete|truncate[]", "columns": "text[]", "when": "text", "since": "text", "latest": "flag",
+           "batch": "1..1000", "concurrency": "1..256", "rate": "0.01..100000", "timeout": "1..300", "headers": "object", "secret": "text",
+           "format": "json|cloudevents", "delete": "PUT|DELETE", "retry": {"first": "1..3600", "max": "1..86400", "for": "0..2592000"}}'::jsonb
 $$;
 COMMENT ON FUNCTION pubsubpull.subscription_members() IS 'The members of a subscription document and their kinds (see member_problem).';
 
@@ -147,7 +166,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.parse_subscription(document jsonb) RETURNS
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   d jsonb := pubsubpull.check_members(document, pubsubpull.subscription_members());
-  retry jsonb := pubsubpull.check_members(coalesce(d->'retry', '{}'), '{"first": "1..3600", "max": "1..86400", "for": "0..2592000"}', 'retry.');
+  retry jsonb := coalesce(d->'retry', '{}');
   p pubsubpull.published;
   words text[] := pubsubpull.text_list(d->'on');
   strange text;
@@ -159,6 +178,9 @@ BEGIN
   PERFORM pubsubpull.check_secret(s.secret);
   s.format := coalesce(d->>'format', 'json');
   s.delete_method := coalesce(d->>'delete', 'PUT');
+  s.batch := coalesce((d->>'batch')::int, 1);
+  s.rate := (d->>'rate')::float8;
+  s.latest := coalesce((d->>'latest')::boolean, false);
   s.document := d - 'secret' - 'headers';
   s.callback := d->>'callback';
   PERFORM pubsubpull.check_callback(s.callback);
@@ -173,8 +195,10 @@ BEGIN
     PERFORM pubsubpull.problem(422, 'bad-callback', format('"callback" has {%s}, which is no column of the key of %s.', strange, p.name),
       format('Known are {%s}.', array_to_string(ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k) || 'table'::text, '}, {')));
   END IF;
-  IF words <@ ARRAY['insert', 'update', 'delete', 'truncate'] IS FALSE OR words = '{}' THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', '"on" must be an array of some of "insert", "update", "delete", "truncate".');
+  IF s.batch > 1 AND s.callback ~ '\{' AND regexp_replace(s.callback, '\{[+#./;?&]?table\}', '', 'g') ~ '\{' THEN
+    PERFORM pubsubpull.problem(422, 'bad-callback', '"callback" has variables of the key, but with "batch" one PUT holds changes of many keys.', 'Only {table} can stand there.');
+  ELSIF s.batch > 1 AND s.delete_method = 'DELETE' THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', '"delete" must be "PUT" with "batch": a DELETE cannot stand for many changes.');
   END IF;
   s.types := ARRAY(SELECT upper(left(w, 1))::"char" FROM unnest(coalesce(words, ARRAY['insert', 'update', 'delete', 'truncate'])) w);
   s.columns := pubsubpull.text_list(d->'columns');
@@ -251,9 +275,9 @@ BEGIN
   SELECT * INTO existing FROM pubsubpull.subscription q WHERE q.name = subscribe.name FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     INSERT INTO pubsubpull.subscription AS q (name, owner, base, document, callback, table_id, types, columns, "when", timeout, concurrency, retry_first, retry_max, retry_for,
-      headers, secret, format, delete_method)
+      headers, secret, format, delete_method, batch, rate, latest)
     VALUES (subscribe.name, subscribe.owner, subscribe.base, s.document, s.callback, s.table_id, s.types, s.columns, s."when", s.timeout, s.concurrency, s.retry_first, s.retry_max, s.retry_for,
-      s.headers, s.secret, s.format, s.delete_method)
+      s.headers, s.secret, s.format, s.delete_method, s.batch, s.rate, s.latest)
     RETURNING * INTO s;
     INSERT INTO pubsubpull.progress (subscription, "position") VALUES (s.id, pubsubpull.start_position(s, s.document->>'since'));
     RETURN true;
@@ -265,7 +289,7 @@ BEGIN
   UPDATE pubsubpull.subscription q
   SET base = subscribe.base, document = s.document, callback = s.callback, table_id = s.table_id, types = s.types, columns = s.columns, "when" = s."when",
       timeout = s.timeout, concurrency = s.concurrency, retry_first = s.retry_first, retry_max = s.retry_max, retry_for = s.retry_for,
-      headers = s.headers, format = s.format, delete_method = s.delete_method, secret = s.secret,
+      headers = s.headers, format = s.format, delete_method = s.delete_method, batch = s.batch, rate = s.rate, latest = s.latest, secret = s.secret,
       old_secret = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN q.secret ELSE q.old_secret END,
       old_secret_until = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN now() + interval '24 hours' ELSE q.old_secret_until END,
       version = nextval('pubsubpull.generation'), updated_at = now()

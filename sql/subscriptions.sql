@@ -190,7 +190,7 @@ BEGIN
   IF pubsubpull.check_members(pubsubpull.parse_object(document), '{"state": "pending"}')->'state' IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "pending": try again.');
   END IF;
-  UPDATE pubsubpull.delivery q SET state = 'pending', next_at = clock_timestamp(), first_at = NULL
+  UPDATE pubsubpull.delivery q SET state = 'pending', next_at = clock_timestamp(), first_at = NULL, batch = NULL
   WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure);
   IF FOUND THEN
     UPDATE pubsubpull.subscription q SET version = nextval('pubsubpull.generation') WHERE q.id = s.id;

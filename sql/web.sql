@@ -63,16 +63,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.parse_object(text) IS 'A request body as a JSON object; problem 400 or 422 otherwise. An empty body is {}.';
 
--- What a member may hold, in words for people; NULL when the value fits. Kinds: text, texts (array of strings), flag, object,
--- "1..300" (a whole number), "0.1..9" (any number), "a|b" (one of these strings).
+-- What a member may hold, in words for people; NULL when the value fits. Kinds: text, text[] (array of strings), flag, object,
+-- "1..300" (a whole number), "0.1..9" (any number), "a|b" (one of these strings), "a|b[]" (an array of some of them).
 CREATE OR REPLACE FUNCTION pubsubpull.member_problem(value jsonb, kind text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE
     WHEN kind = 'text' THEN CASE WHEN jsonb_typeof(value) <> 'string' THEN 'must be a string' END
     WHEN kind = 'flag' THEN CASE WHEN jsonb_typeof(value) <> 'boolean' THEN 'must be true or false' END
     WHEN kind = 'object' THEN CASE WHEN jsonb_typeof(value) <> 'object' THEN 'must be an object' END
-    WHEN kind = 'texts' THEN CASE WHEN jsonb_typeof(value) <> 'array' OR jsonb_path_exists(value, '$[*] ? (@.type() != "string")', '{}', true)
-                                  THEN 'must be an array of strings' END
+    WHEN kind = 'text[]' THEN CASE WHEN jsonb_typeof(value) <> 'array' OR jsonb_path_exists(value, '$[*] ? (@.type() != "string")', '{}', true)
+                                   THEN 'must be an array of strings' END
+    WHEN kind LIKE '%[]' THEN CASE WHEN jsonb_typeof(value) = 'array' AND value <> '[]' AND value <@ to_jsonb(string_to_array(left(kind, -2), '|')) THEN NULL
+                                   ELSE 'must be an array of some of "' || replace(left(kind, -2), '|', '", "') || '"' END
     WHEN kind LIKE '%..%' THEN CASE
       WHEN jsonb_typeof(value) = 'number' AND (value::text)::numeric BETWEEN split_part(kind, '..', 1)::numeric AND split_part(kind, '..', 2)::numeric
            AND (kind LIKE '%.%..%' OR (value::text)::numeric % 1 = 0) THEN NULL
@@ -83,23 +85,40 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.member_problem(jsonb, text) IS 'Why a value is not of a kind, or NULL.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.check_members(document jsonb, kinds jsonb, inside text DEFAULT '') RETURNS jsonb
+-- Members of members are named with a dot. A member that is null is as good as absent.
+CREATE OR REPLACE FUNCTION pubsubpull.member_problems(document jsonb, kinds jsonb, inside text DEFAULT '') RETURNS SETOF text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  problems text;
+  m record;
 BEGIN
-  SELECT string_agg(CASE WHEN kinds ? m.key THEN format('%s %s', to_json(inside || m.key), pubsubpull.member_problem(m.value, kinds->>m.key))
-                         ELSE format('%s is not known here', to_json(inside || m.key)) END, '; ' ORDER BY m.key)
-  INTO problems FROM jsonb_each(document) m
-  WHERE NOT kinds ? m.key OR pubsubpull.member_problem(m.value, kinds->>m.key) IS NOT NULL;
+  FOR m IN SELECT d.key, d.value, kinds->d.key AS kind FROM jsonb_each(document) d WHERE d.value <> 'null' OR NOT kinds ? d.key ORDER BY d.key LOOP
+    IF m.kind IS NULL THEN
+      RETURN NEXT format('%s is not known here', to_json(inside || m.key));
+    ELSIF jsonb_typeof(m.kind) = 'object' AND jsonb_typeof(m.value) = 'object' THEN
+      RETURN QUERY SELECT pubsubpull.member_problems(m.value, m.kind, inside || m.key || '.');
+    ELSIF pubsubpull.member_problem(m.value, CASE WHEN jsonb_typeof(m.kind) = 'object' THEN 'object' ELSE m.kind #>> '{}' END) IS NOT NULL THEN
+      RETURN NEXT format('%s %s', to_json(inside || m.key), pubsubpull.member_problem(m.value, CASE WHEN jsonb_typeof(m.kind) = 'object' THEN 'object' ELSE m.kind #>> '{}' END));
+    END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.member_problems(jsonb, jsonb, text) IS
+  'What is wrong with the members of a document, a line each: those that are not known or of another kind than kinds says. A kind is as in member_problem, or an object of kinds.';
+
+DROP FUNCTION IF EXISTS pubsubpull.check_members(jsonb, jsonb, text); -- looked into one level only once
+CREATE OR REPLACE FUNCTION pubsubpull.check_members(document jsonb, kinds jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  problems text := (SELECT string_agg(p, '; ') FROM pubsubpull.member_problems(document, kinds) p);
+BEGIN
   IF problems IS NOT NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', problems || '.',
                                'Known members: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(kinds) k) || '.');
   END IF;
-  RETURN document;
+  RETURN coalesce((SELECT jsonb_object_agg(d.key, CASE WHEN jsonb_typeof(d.value) = 'object' AND jsonb_typeof(kinds->d.key) = 'object' THEN jsonb_strip_nulls(d.value) ELSE d.value END)
+                   FROM jsonb_each(document) d WHERE d.value <> 'null'), '{}');
 END $$;
-COMMENT ON FUNCTION pubsubpull.check_members(jsonb, jsonb, text) IS
-  'The document, or problem 422 that names every member which is not known or of another kind than kinds says.';
+COMMENT ON FUNCTION pubsubpull.check_members(jsonb, jsonb) IS
+  'The document without members that are null, or problem 422 that names every member which is not known or of another kind than kinds says.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_limit(value text, standard int DEFAULT 1000, most int DEFAULT 10000) RETURNS int
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

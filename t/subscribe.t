@@ -55,8 +55,9 @@ my @refused = (
     [{ %good, callback => 'http://user:pw@h/' }, qr/user name/], [{ %good, callback => 'http://{id}.example/' }, qr/no variables/],
     [{ %good, callback => 'http://h{+id}/' }, qr/host/], [{ %good, callback => "http://h/\r\nX: y" }, qr/character/], [{ %good, callback => 'http://h/#x' }, qr/fragment/],
     [{ %good, callback => 'http://h/' . 'x' x 10_000 }, qr/2000/], [{ %good, callback => 'http://h/{id' }, qr/template/], [{ %good, callback => 'http://h/{nope}' }, qr/nope.*Known are \{id\}/],
-    [{ %good, table => 'public.none' }, qr/no table/], [{ %good, table => undef }, qr/"table"/], [{ %good, on => ['create'] }, qr/"insert"/], [{ %good, on => 'insert' }, qr/array of strings/],
-    [{ %good, columns => ['nope'] }, qr/nope/], [{ %good, columns => ['secret'] }, qr/excluded/], [{ %good, when => '$.new ==' }, qr/jsonpath/],
+    [{ %good, table => 'public.none' }, qr/no table/], [{ %good, table => undef }, qr/"table"/], [{ %good, on => ['create'] }, qr/"insert"/], [{ %good, on => "insert" }, qr/array of some/],
+    [{ %good, columns => ['nope'] }, qr/nope/], [{ %good, columns => ['secret'] }, qr/excluded/], [{ %good, when => q{$.new ==} }, qr/jsonpath/], [{ %good, batch => 10 }, qr/variables of the key/],
+    [{ %good, callback => "http://h/", batch => 10, delete => "DELETE" }, qr/"delete"/], [{ %good, rate => 0 }, qr/"rate"/], [{ %good, latest => "yes", batch => 0, on => [] }, qr/"batch".*"latest".*"on"/],
     [{ %good, timeout => 0 }, qr/1 to 300/], [{ %good, concurrency => 'many' }, qr/whole number/], [{ %good, retry => { first => 0, last => 1 } }, qr/"retry.first".*"retry.last"/],
     [{ %good, colour => 1, timeout => 'x', extra => 2 }, qr/"colour".*"extra".*"timeout"/]);
 for my $case (@refused) {

@@ -314,18 +314,58 @@ static void write_trace(wire_t *w, const psp_event_t *e)
                  psp_child_random(w->d->c), psp_child_random(w->d->c) | 1);
 }
 
+static const char *body(const psp_event_t *e)
+{
+    return e->joined ? e->joined : e->body;
+}
+
+static apr_size_t body_length(const psp_event_t *e)
+{
+    return e->deletes ? 0 : e->joined ? e->joined_length : e->length;
+}
+
+/* Spreads a number's bits, so that a sum of such stands for a set (the finalizer of MurmurHash3). */
+static apr_uint64_t mix(apr_uint64_t x)
+{
+    x = (x ^ x >> 33) * 0xff51afd7ed558ccdu;
+    x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53u;
+    return x ^ x >> 33;
+}
+
+/* The same on every try. A batch has the same id when it holds the same events. */
+static void write_id(wire_t *w, const psp_event_t *first)
+{
+    const psp_event_t *e;
+    apr_uint64_t hash = 0;
+
+    if (!first->joined) {
+        apr_snprintf(w->id, sizeof w->id, "webhook-id: psp_%d_%" APR_INT64_T_FMT, first->sub->id,
+                     first->id);
+        return;
+    }
+    for (e = first; e; e = e->batch_next) {
+        hash += mix((apr_uint64_t)e->id);
+    }
+    apr_snprintf(w->id, sizeof w->id, "webhook-id: psp_%d_b%" APR_UINT64_T_HEX_FMT, first->sub->id,
+                 hash);
+}
+
 static void write_headers(wire_t *w, psp_event_t *e)
 {
     static char json[] = "Content-Type: application/json";
     static char cloudevents[] = "Content-Type: application/cloudevents+json; charset=UTF-8";
+    static char cloudevents_batch[] =
+        "Content-Type: application/cloudevents-batch+json; charset=UTF-8";
     struct curl_slist *last = &w->headers[H_ACCEPT];
 
-    w->headers[H_TYPE].data = e->sub->cloudevents ? cloudevents : json;
-    apr_snprintf(w->id, sizeof w->id, "webhook-id: psp_%d_%" APR_INT64_T_FMT, e->sub->id, e->id);
+    w->headers[H_TYPE].data = !e->sub->cloudevents ? json
+                              : e->joined          ? cloudevents_batch
+                                                   : cloudevents;
+    write_id(w, e);
     apr_snprintf(w->time, sizeof w->time, "webhook-timestamp: %" APR_INT64_T_FMT,
                  (apr_int64_t)apr_time_sec(apr_time_now()));
     w->headers[H_SUBSCRIPTION].data = (char *)name_header(e->sub);
-    if (*e->request) {
+    if (*e->request && !e->batch_next) {
         write_trace(w, e);
         last = last->next = &w->headers[H_TRACE];
     }
@@ -333,8 +373,7 @@ static void write_headers(wire_t *w, psp_event_t *e)
         apr_size_t name = apr_snprintf(w->signature, sizeof w->signature, "webhook-signature: ");
 
         psp_sign(w->signature + name, sizeof w->signature - name, e->sub->secrets,
-                 strchr(w->id, ' ') + 1, strchr(w->time, ' ') + 1, e->body,
-                 e->deletes ? 0 : e->length);
+                 strchr(w->id, ' ') + 1, strchr(w->time, ' ') + 1, body(e), body_length(e));
         last = last->next = &w->headers[H_SIGNATURE];
     }
     last->next = own_headers(e->sub);
@@ -343,7 +382,6 @@ static void write_headers(wire_t *w, psp_event_t *e)
 apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
 {
     wire_t *w = take_wire(d);
-    curl_off_t length = e->deletes ? 0 : (curl_off_t)e->length;
 
     if (!w) {
         return APR_EGENERAL;
@@ -356,8 +394,9 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
     if (curl_easy_setopt(w->easy, CURLOPT_URL, url) != CURLE_OK ||
         curl_easy_setopt(w->easy, CURLOPT_CUSTOMREQUEST, e->deletes ? "DELETE" : "PUT") !=
             CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE_LARGE, length) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDS, e->body) != CURLE_OK ||
+        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_length(e)) !=
+            CURLE_OK ||
+        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDS, body(e)) != CURLE_OK ||
         curl_easy_setopt(w->easy, CURLOPT_TIMEOUT_MS, (long)apr_time_as_msec(e->sub->timeout)) !=
             CURLE_OK ||
         curl_multi_add_handle(d->multi, w->easy) != CURLM_OK) {

@@ -114,6 +114,7 @@ psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *ne
     e->id = news->id;
     e->barrier = news->barrier || !news->key;
     e->deletes = news->deletes;
+    e->batch = news->batch;
     apr_cpystrn(e->request, news->request ? news->request : "", sizeof e->request);
     if (news->key) {
         e->key = (char *)(e + 1);
@@ -129,11 +130,59 @@ psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *ne
     return e;
 }
 
+/* The body of a batch is the array of its events' bodies, in the order of the changes. */
+static int compare_events(const void *a, const void *b)
+{
+    apr_int64_t x = (*(psp_event_t *const *)a)->id, y = (*(psp_event_t *const *)b)->id;
+
+    return (x > y) - (x < y);
+}
+
+void psp_event_join(psp_child_t *c, psp_event_t *first)
+{
+    apr_size_t size = 2;
+    psp_event_t *e, **all;
+    char *at;
+    int n = 0, i;
+
+    for (e = first; e; e = e->batch_next) {
+        size += e->length + 1;
+        n++;
+    }
+    all = psp_child_alloc(NULL, (apr_size_t)n * sizeof *all);
+    for (e = first, i = 0; e; e = e->batch_next) {
+        all[i++] = e;
+    }
+    qsort(all, (size_t)n, sizeof *all, compare_events);
+    psp_event_unjoin(c, first);
+    at = first->joined = psp_child_alloc(NULL, size);
+    first->joined_length = size - 1;
+    c->bytes += first->joined_length;
+    for (i = 0; i < n; i++) {
+        *at++ = i ? ',' : '[';
+        memcpy(at, all[i]->body, all[i]->length);
+        at += all[i]->length;
+    }
+    at[0] = ']';
+    at[1] = '\0';
+    free(all);
+}
+
+void psp_event_unjoin(psp_child_t *c, psp_event_t *e)
+{
+    if (e->joined) {
+        c->bytes -= e->joined_length;
+        free(e->joined);
+        e->joined = NULL;
+    }
+}
+
 void psp_event_free(psp_child_t *c, psp_event_t *e)
 {
     psp_keys_remove(c, e);
     e->sub->bytes -= e->length;
     c->bytes -= e->length;
+    psp_event_unjoin(c, e);
     free(e->error);
     free(e->behind);
     free(e);

@@ -204,7 +204,7 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
     psp_news_t news = {change ? apr_atoi64(change) : 0,  psp_rows_get(rows, row, KEY),
                        barrier && *barrier == 't',       body ? body : "",
                        psp_rows_length(rows, row, BODY), deletes && *deletes == 't',
-                       psp_rows_get(rows, row, REQUEST)};
+                       psp_rows_get(rows, row, REQUEST), 0};
     psp_page_t *page;
 
     f->events++;
@@ -225,8 +225,8 @@ static void arrive(psp_child_t *c, psp_sub_t *sub, psp_pos_t *pos, int more)
     psp_place_move(sub, pos, more);
     sub->reading = 0;
     sub->suspect = 0;
-    sub->held = sub->queued >= PSP_LANE_EVENTS || sub->bytes >= PSP_LANE_BYTES ||
-                sub->ndone >= PSP_LANE_DONE;
+    sub->held =
+        sub->queued >= sub->room || sub->bytes >= PSP_LANE_BYTES || sub->ndone >= PSP_LANE_DONE;
     if (moved && !sub->pages) {
         psp_saver_moved(c, sub);
     }

@@ -5,6 +5,9 @@
  *   chained   later events of those keys, reached by key_next from the one before
  *   waiting   a barrier that cannot start yet, and everything read after it
  *
+ * What is taken from ready may be a batch: several events in one PUT, linked by batch_next. They fly, arrive
+ * and fail together, and are saved each by itself.
+ *
  * The table of keys holds the last event of each key that is ready, chained, on the wire, or failed
  * and not saved yet. What follows a failed event does not wait in memory: it goes to the database
  * together with the failure.
@@ -110,11 +113,91 @@ void psp_lane_expire(psp_child_t *c, psp_sub_t *sub)
     }
 }
 
+/* An event leaves the queue for good. */
+static void leave(psp_event_t *e)
+{
+    e->sub->queued--;
+    e->sub->admitted--;
+    if (e->barrier) {
+        e->sub->alone = 0;
+    }
+}
+
+/* Where only the latest counts: the last event of the chain, the others are done. */
+static psp_event_t *newest(psp_child_t *c, psp_event_t *e)
+{
+    while (e->sub->latest && e->key_next) {
+        psp_event_t *later = e->key_next;
+
+        leave(e);
+        psp_place_done(e->sub, e->page, e->id);
+        psp_saver_dirty(c, e->sub);
+        psp_event_free(c, e);
+        e = later;
+    }
+    return e;
+}
+
+/* Fill a batch: what follows of the same key, then the next key, while there is room. */
+static void take_more(psp_child_t *c, psp_event_t *first)
+{
+    psp_sub_t *sub = first->sub;
+    psp_event_t *last = first;
+    apr_size_t bytes = first->length;
+    int n;
+
+    for (n = 1; n < sub->batch && !last->barrier; n++) {
+        psp_event_t *e = last->key_next;
+        int chained = e != NULL;
+
+        if (!e && sub->ready.first) {
+            e = psp_queue_pop(&sub->ready);
+            e = newest(c, e);
+        }
+        if (!e) {
+            return;
+        }
+        if ((bytes += e->length) > PSP_BATCH_BYTES) {
+            if (!chained) {
+                e->state = PSP_EVENT_READY;
+                psp_queue_push_front(&sub->ready, e);
+            }
+            return;
+        }
+        last->key_next = NULL;
+        e->behind_other = chained;
+        e->state = PSP_EVENT_FLYING;
+        last->batch_next = e;
+        last = e;
+    }
+}
+
+/* Parked events that go together came together. */
+static void take_parked(psp_sub_t *sub, psp_event_t *first)
+{
+    psp_event_t *last = first;
+
+    while (first->batch && sub->due.first && sub->due.first->batch == first->batch) {
+        last->batch_next = psp_queue_pop(&sub->due);
+        last = last->batch_next;
+        last->state = PSP_EVENT_FLYING;
+    }
+}
+
 psp_event_t *psp_lane_take(psp_child_t *c, psp_sub_t *sub, int due)
 {
     psp_event_t *e = psp_queue_pop(due ? &sub->due : &sub->ready);
 
+    if (!due) {
+        e = newest(c, e);
+    }
     e->state = PSP_EVENT_FLYING;
+    if (due) {
+        take_parked(sub, e);
+    }
+    else if (sub->batch > 1) {
+        take_more(c, e);
+    }
     sub->flying++;
     sub->flying_due += due;
     c->flying++;
@@ -128,16 +211,7 @@ static void landed(psp_child_t *c, psp_event_t *e)
     e->sub->flying--;
     e->sub->flying_due -= e->page == NULL;
     c->flying--;
-}
-
-/* An event leaves the queue for good. */
-static void leave(psp_event_t *e)
-{
-    e->sub->queued--;
-    e->sub->admitted--;
-    if (e->barrier) {
-        e->sub->alone = 0;
-    }
+    psp_event_unjoin(c, e);
 }
 
 /* Let go of what is chained behind an event of a subscription that is not served any more. */
@@ -157,10 +231,30 @@ static void drop_chain(psp_child_t *c, psp_event_t *e)
 
 static void relax(psp_child_t *c, psp_sub_t *sub)
 {
-    if (sub->held && sub->queued < PSP_LANE_EVENTS / 4 * 3 && sub->bytes < PSP_LANE_BYTES / 2 &&
+    if (sub->held && sub->queued < sub->room / 4 * 3 && sub->bytes < PSP_LANE_BYTES / 2 &&
         sub->ndone < PSP_LANE_DONE / 2) {
         sub->held = 0;
         psp_feed_unhold(c, sub);
+    }
+}
+
+/* From the last to the first, so that all stand as before. */
+static void put_back(psp_event_t *e)
+{
+    psp_event_t *later = e->batch_next;
+
+    if (later) {
+        put_back(later);
+        e->batch_next = NULL;
+        if (later->behind_other) {
+            e->key_next = later;
+            later->behind_other = 0;
+            later->state = PSP_EVENT_CHAINED;
+        }
+    }
+    if (!e->behind_other) {
+        e->state = PSP_EVENT_READY;
+        psp_queue_push_front(e->page ? &e->sub->ready : &e->sub->due, e);
     }
 }
 
@@ -169,23 +263,26 @@ void psp_lane_return(psp_child_t *c, psp_event_t *e)
     psp_sub_t *sub = e->sub;
 
     landed(c, e);
-    if (sub->state != PSP_SUB_ACTIVE) {
+    if (sub->state == PSP_SUB_ACTIVE) {
+        put_back(e);
+        return;
+    }
+    while (e) {
+        psp_event_t *later = e->batch_next;
+
         drop_chain(c, e);
         if (e->page) {
             leave(e);
         }
         psp_event_free(c, e);
-        return;
+        e = later;
     }
-    e->state = PSP_EVENT_READY;
-    psp_queue_push_front(e->page ? &sub->ready : &sub->due, e);
 }
 
-void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
+static void succeed(psp_child_t *c, psp_event_t *e)
 {
     psp_sub_t *sub = e->sub;
 
-    landed(c, e);
     if (!e->page) {
         e->state = PSP_EVENT_SENT;
         psp_saver_add(c, e);
@@ -202,8 +299,25 @@ void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
         psp_queue_push(&sub->ready, e->key_next);
     }
     psp_event_free(c, e);
-    advance(c, sub);
-    relax(c, sub);
+}
+
+void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
+{
+    psp_sub_t *sub = e->sub;
+    int fresh = e->page != NULL;
+
+    landed(c, e);
+    while (e) {
+        psp_event_t *later = e->batch_next;
+
+        e->batch_next = NULL;
+        succeed(c, e);
+        e = later;
+    }
+    if (fresh) {
+        advance(c, sub);
+        relax(c, sub);
+    }
 }
 
 /* Everything that has to come later goes to the database behind the failed event. */
@@ -230,11 +344,10 @@ static void gather(psp_child_t *c, psp_event_t *e)
     }
 }
 
-void psp_lane_failed(psp_child_t *c, psp_event_t *e)
+static void fail(psp_child_t *c, psp_event_t *e)
 {
     psp_sub_t *sub = e->sub;
 
-    landed(c, e);
     e->state = PSP_EVENT_FAILED;
     if (!e->page) {
         psp_saver_add(c, e);
@@ -254,7 +367,24 @@ void psp_lane_failed(psp_child_t *c, psp_event_t *e)
     sub->failed = e;
     psp_saver_dirty(c, sub);
     psp_saver_add(c, e);
-    relax(c, sub);
+}
+
+void psp_lane_failed(psp_child_t *c, psp_event_t *e)
+{
+    psp_sub_t *sub = e->sub;
+    int fresh = e->page != NULL;
+
+    landed(c, e);
+    while (e) {
+        psp_event_t *later = e->batch_next;
+
+        e->batch_next = NULL;
+        fail(c, e);
+        e = later;
+    }
+    if (fresh) {
+        relax(c, sub);
+    }
 }
 
 void psp_lane_parked(psp_child_t *c, psp_event_t *e)

@@ -39,7 +39,10 @@ enum {
     L_PARKED,
     L_HEADERS,
     L_SECRETS,
-    L_FORMAT
+    L_FORMAT,
+    L_BATCH,
+    L_RATE,
+    L_LATEST
 };
 
 struct psp_leases_t {
@@ -123,6 +126,22 @@ static void set_keys(psp_sub_t *sub, const char *names)
     sub->nkeys = keys->nelts;
 }
 
+/* How much at a time, and how fast. */
+static void set_amounts(psp_sub_t *sub, const psp_rows_t *rows, int row)
+{
+    const char *rate = psp_rows_get(rows, row, L_RATE);
+    double puts = rate ? atof(rate) : 0;
+
+    sub->concurrency = at_least(number(rows, row, L_CONCURRENCY), 1);
+    sub->batch = at_least(number(rows, row, L_BATCH), 1);
+    sub->latest = *text(sub->p, rows, row, L_LATEST) == 't';
+    sub->pace = puts > 0 ? (apr_interval_time_t)(APR_USEC_PER_SEC / puts) : 0;
+    sub->room = 2 * sub->batch * (sub->concurrency < 8 ? sub->concurrency : 8);
+    sub->room = sub->room < PSP_LANE_EVENTS     ? PSP_LANE_EVENTS
+                : sub->room > PSP_LANE_DONE / 4 ? PSP_LANE_DONE / 4
+                                                : sub->room;
+}
+
 static psp_sub_t *make_sub(psp_child_t *c, const psp_rows_t *rows, int row)
 {
     psp_leases_t *l = c->leases;
@@ -142,7 +161,7 @@ static psp_sub_t *make_sub(psp_child_t *c, const psp_rows_t *rows, int row)
     sub->table = text(p, rows, row, L_TABLE);
     set_keys(sub, psp_rows_get(rows, row, L_KEY));
     sub->timeout = apr_time_from_msec(at_least(number(rows, row, L_TIMEOUT), 1));
-    sub->concurrency = at_least(number(rows, row, L_CONCURRENCY), 1);
+    set_amounts(sub, rows, row);
     sub->retry_first = apr_time_from_msec(at_least(number(rows, row, L_FIRST), 1));
     sub->retry_max = apr_time_from_msec(at_least(number(rows, row, L_MAX), 1));
     sub->headers = text(p, rows, row, L_HEADERS);

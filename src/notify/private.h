@@ -28,10 +28,11 @@
 #include "db/db.h"
 
 /* Bounds. A subscription that is above one of them reads no further until it is well below. */
-#define PSP_PAGE_EVENTS 500              /* most changes of one read, per group */
-#define PSP_LANE_EVENTS 512              /* waiting or in flight, per subscription */
-#define PSP_LANE_BYTES (8 * 1024 * 1024) /* of bodies, per subscription */
-#define PSP_LANE_DONE 20000              /* finished beyond the saved position, per subscription */
+#define PSP_PAGE_EVENTS 500               /* most changes of one read, per group */
+#define PSP_LANE_EVENTS 512               /* waiting or in flight, per subscription */
+#define PSP_LANE_BYTES (8 * 1024 * 1024)  /* of bodies, per subscription */
+#define PSP_BATCH_BYTES (4 * 1024 * 1024) /* of bodies in one PUT, but one event at least */
+#define PSP_LANE_DONE 20000               /* finished beyond the saved position, per subscription */
 #define PSP_TOTAL_BYTES (48 * 1024 * 1024) /* of bodies, all together */
 #define PSP_DOWN_FAILURES 5                /* in a row: the receiver counts as down */
 
@@ -124,20 +125,26 @@ typedef struct psp_news_t {
     apr_size_t length;
     int deletes;         /* to be made with DELETE, without a body */
     const char *request; /* id of the request that caused it, or NULL */
+    apr_int64_t batch;   /* a parked one: which it failed with in one PUT; 0: none */
 } psp_news_t;
 
 /** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
 struct psp_event_t {
-    psp_event_t *next;      /* in that list */
-    psp_event_t *key_next;  /* the following event of the same key */
-    psp_event_t *hash_next; /* lanes' table of keys holds the last event of each */
+    psp_event_t *next;       /* in that list */
+    psp_event_t *key_next;   /* the following event of the same key */
+    psp_event_t *hash_next;  /* lanes' table of keys holds the last event of each */
+    psp_event_t *batch_next; /* the following event of the same PUT, in the order they were taken */
     psp_sub_t *sub;
     psp_page_t *page; /* NULL: a parked delivery */
     apr_int64_t id;   /* of the change */
     unsigned hash;
     int hashed;
     psp_event_state_t state;
-    int deletes;                       /* made with DELETE */
+    int deletes;       /* made with DELETE */
+    int behind_other;  /* taken into a batch right behind the one before it, of the same key */
+    apr_int64_t batch; /* parked, or to be parked: the first of its batch; 0: alone */
+    char *joined;      /* first of a batch: the body of the PUT, malloc'ed */
+    apr_size_t joined_length;
     char request[PSP_UUID_LENGTH + 1]; /* what caused it, or "" */
     int attempts;                      /* failed so far */
     int barrier; /* everything before it has to be finished, and nothing after it starts */
@@ -185,7 +192,11 @@ struct psp_sub_t {
     int cloudevents;
     apr_interval_time_t timeout, retry_first, retry_max;
     int concurrency;
-    apr_int64_t parked; /* deliveries waiting in the database, roughly */
+    int batch;                /* most events in one PUT; above 1 the body is an array */
+    int latest;               /* of several events of a key that wait only the newest is sent */
+    apr_interval_time_t pace; /* between PUTs; 0: none */
+    int room;                 /* most events waiting or in flight */
+    apr_int64_t parked;       /* deliveries waiting in the database, roughly */
     psp_sub_state_t state;
     apr_uint32_t seen; /* the last lease that returned it */
 
@@ -219,8 +230,9 @@ struct psp_sub_t {
     /* send.c */
     psp_sub_t *turn_next; /* those that have something to send take turns */
     int in_turn;
-    int due_turn; /* whose turn it is: parked or fresh */
-    int failures; /* in a row */
+    int due_turn;        /* whose turn it is: parked or fresh */
+    apr_int64_t send_at; /* not before, when there is a pace */
+    int failures;        /* in a row */
     int down;
     apr_int64_t failing_since;
 
@@ -319,6 +331,10 @@ void psp_due_wake(psp_child_t *c);
 psp_lanes_t *psp_lanes_make(psp_child_t *c);
 psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news);
 void psp_event_free(psp_child_t *c, psp_event_t *e);
+/** Make the body of a batch, of which this is the first; it is kept there. */
+void psp_event_join(psp_child_t *c, psp_event_t *first);
+/** Free that body. */
+void psp_event_unjoin(psp_child_t *c, psp_event_t *e);
 void psp_queue_push(psp_queue_t *q, psp_event_t *e);
 void psp_queue_push_front(psp_queue_t *q, psp_event_t *e);
 psp_event_t *psp_queue_pop(psp_queue_t *q);
@@ -337,13 +353,14 @@ void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, i
                        apr_int64_t expires);
 /** Drop parked deliveries at the head of the queue whose time to start has passed. */
 void psp_lane_expire(psp_child_t *c, psp_sub_t *sub);
-/** Take an event to send; it counts as flying from now on. The queue must not be empty. */
+/** Take what goes into the next PUT: an event, or several linked by batch_next; they count as one flying from
+ * now on. The queue must not be empty. */
 psp_event_t *psp_lane_take(psp_child_t *c, psp_sub_t *sub, int due);
-/** It could not even be tried: put it back where it was taken from. */
+/** It could not even be tried: put it, and its batch, back where it was taken from. */
 void psp_lane_return(psp_child_t *c, psp_event_t *e);
-/** It arrived. The event is gone afterwards. */
+/** It arrived. The event and its batch are gone afterwards. */
 void psp_lane_succeeded(psp_child_t *c, psp_event_t *e);
-/** It did not; status, error, delay and gone are set. The event goes to save.c. */
+/** It did not; status, error, delay and gone are set, also in the others of its batch. They go to save.c. */
 void psp_lane_failed(psp_child_t *c, psp_event_t *e);
 /** The failure is in the database; the event is gone afterwards. */
 void psp_lane_parked(psp_child_t *c, psp_event_t *e);

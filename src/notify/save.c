@@ -157,7 +157,12 @@ static void write_failure(psp_json_t *j, const psp_event_t *e)
     psp_json_name(j, "key");
     psp_json_string(j, e->key);
     write_number(j, "attempts", e->attempts);
-    write_number(j, "delay", apr_time_as_msec(e->delay));
+    if (e->delay >= 0) {
+        write_number(j, "delay", apr_time_as_msec(e->delay));
+    }
+    if (e->batch) {
+        write_number(j, "batch", e->batch);
+    }
     psp_json_name(j, "status");
     if (e->status) {
         psp_json_int(j, e->status);

@@ -13,6 +13,10 @@ APLOG_USE_MODULE(pubsubpull);
 
 #define PAUSE apr_time_from_msec(50)   /* when there were no sockets */
 #define PROBE_GAP apr_time_from_sec(5) /* between fresh ones, while a receiver is down */
+#define BURST apr_time_from_msec(20)   /* with a rate: how far it may catch up after a pause */
+
+/* What choose() says beside 0 and 1. */
+enum { NOTHING = -1, LATER = -2 };
 
 struct psp_sender_t {
     apr_pool_t *scratch;     /* URLs of one turn */
@@ -85,27 +89,30 @@ static int limit(const psp_child_t *c, const psp_sub_t *sub)
     return sub->concurrency < fair ? sub->concurrency : fair;
 }
 
-/* Which of its queues to send from: 0 fresh, 1 parked, -1 none now. */
+/* Which of its queues to send from: 0 fresh, 1 parked, or NOTHING now, or LATER. */
 static int choose(const psp_child_t *c, psp_sub_t *sub)
 {
     int fresh = sub->ready.first != NULL;
     int parked = sub->due.first && (!sub->due.first->barrier || !sub->admitted);
 
     if (sub->state != PSP_SUB_ACTIVE || (!fresh && !parked)) {
-        return -1;
+        return NOTHING;
+    }
+    if (sub->pace && sub->send_at > c->now) {
+        return LATER;
     }
     if (sub->down) { /* one probe at a time, and a fresh one now and then: what is parked may be due in hours */
         if (sub->flying || parked) {
-            return sub->flying ? -1 : 1;
+            return sub->flying ? NOTHING : 1;
         }
         if (sub->unsaved || sub->fresh_at > c->now) {
-            return -1;
+            return NOTHING;
         }
         sub->fresh_at = c->now + PROBE_GAP;
         return 0;
     }
     if (sub->flying >= limit(c, sub)) {
-        return -1;
+        return NOTHING;
     }
     if (fresh && parked) { /* neither starves the other */
         sub->due_turn = !sub->due_turn && 2 * sub->flying_due < sub->concurrency;
@@ -131,17 +138,32 @@ static void log_down(psp_child_t *c, const psp_sub_t *sub, const psp_event_t *e)
                  sub->name, sub->failures, e->error);
 }
 
+/* Those of a batch failed together; the first has the time of their next try. */
+static void mark(psp_event_t *first, const char *error)
+{
+    apr_int64_t batch = first->batch ? first->batch : first->batch_next ? first->id : 0;
+    psp_event_t *e;
+
+    for (e = first; e; e = e->batch_next) {
+        e->attempts = first->attempts;
+        e->status = first->status;
+        e->error = copy_error(error);
+        e->delay = e == first ? first->delay : -1;
+        e->batch = batch;
+    }
+}
+
 static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_after)
 {
     psp_sub_t *sub = e->sub;
     apr_interval_time_t asked = apr_time_from_sec(retry_after);
 
     e->attempts++;
-    e->error = copy_error(error);
     e->gone = e->status == HTTP_GONE;
     e->delay = psp_backoff(e->attempts, sub->retry_first, sub->retry_max, psp_child_random(c));
     asked = asked > sub->retry_max ? sub->retry_max : asked;
     e->delay = e->delay < asked ? asked : e->delay;
+    mark(e, error);
     if (sub->failures++ == 0) {
         sub->failing_since = c->now;
     }
@@ -215,6 +237,12 @@ static void start(psp_child_t *c, psp_sub_t *sub, int due)
         failed(c, e, error, 0);
         return;
     }
+    if (sub->batch > 1) {
+        psp_event_join(c, e);
+    }
+    if (sub->pace) {
+        sub->send_at = (sub->send_at < c->now - BURST ? c->now - BURST : sub->send_at) + sub->pace;
+    }
     if (psp_deliver_put(c->deliver, e, url) != APR_SUCCESS) {
         c->sender->not_before = c->now + PAUSE;
         psp_lane_return(c, e);
@@ -224,7 +252,7 @@ static void start(psp_child_t *c, psp_sub_t *sub, int due)
 void psp_sender_step(psp_child_t *c)
 {
     psp_sender_t *s = c->sender;
-    psp_sub_t *sub;
+    psp_sub_t *sub, *later = NULL;
 
     if (c->stopping || !s->first || !psp_leases_valid(c)) {
         return;
@@ -240,6 +268,17 @@ void psp_sender_step(psp_child_t *c)
             start(c, sub, due);
             psp_sender_turn(c, sub);
         }
+        else if (due == LATER) {
+            psp_child_want(c, sub->send_at);
+            sub->in_turn = 1; /* in a list of its own for now */
+            sub->turn_next = later;
+            later = sub;
+        }
+    }
+    while ((sub = later) != NULL) {
+        later = sub->turn_next;
+        sub->in_turn = 0;
+        psp_sender_turn(c, sub);
     }
     if (s->first && c->now < s->not_before) {
         psp_child_want(c, s->not_before);
