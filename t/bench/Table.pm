@@ -14,6 +14,19 @@ sub row {
     return;
 }
 
+# A line of its own below the row before it
+sub note {
+    my ($text) = @_;
+    push @rows, $text;
+    return;
+}
+
+sub percentile {
+    my ($percent, @values) = @_;
+    my @sorted = sort { $a <=> $b } @values;
+    return $sorted[int($#sorted * $percent / 100 + 0.5)];
+}
+
 sub median {
     my @sorted = sort { $a <=> $b } @_;
     return @sorted % 2 ? $sorted[$#sorted / 2] : ($sorted[@sorted / 2 - 1] + $sorted[@sorted / 2]) / 2;
@@ -22,6 +35,10 @@ sub median {
 sub print_all {
     printf "%-58s %-22s %-28s %6s %8s\n", 'what', 'measured', 'against', 'ratio', 'wanted';
     for my $row (@rows) {
+        if (!ref $row) {
+            print "$row\n";
+            next;
+        }
         my ($what, $measured, $against, $ratio, $relation, $limit) = @$row;
         my $met = $relation eq '>=' ? $ratio >= $limit : $ratio <= $limit;
         printf "%-58s %-22s %-28s %6.2f %s %.2f %s\n", $what, $measured, $against, $ratio, $relation, $limit, $met ? '' : 'short';
