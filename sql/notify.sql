@@ -14,24 +14,97 @@ CREATE OR REPLACE FUNCTION pubsubpull.generation_now() RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT g.last_value FROM pubsubpull.generation g';
 COMMENT ON FUNCTION pubsubpull.generation_now() IS 'Differs from an earlier answer when any subscription was changed.';
 
-DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- gave less back once
-CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, seconds int,
-  OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
-  OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
-  OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean)
-RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+-- How the active subscriptions are spread: every notifier alive holds its share of them, the whole divided by their number, rounded up.
+CREATE OR REPLACE FUNCTION pubsubpull.notify_shares(notifier uuid,
+  OUT held bigint, OUT epochs numeric, OUT versions numeric, OUT free bigint, OUT share bigint, OUT lacking bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  WITH alive AS MATERIALIZED (
+    SELECT n.id FROM pubsubpull.notifier n WHERE n.alive_until > clock_timestamp()
+  ), holders AS MATERIALIZED (
+    SELECT g.holder, count(*) AS n, sum(g.epoch) AS epochs, sum(s.version) AS versions
+    FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription WHERE s.state = 'active' GROUP BY g.holder
+  ), fair AS (
+    SELECT ceil(coalesce((SELECT sum(h.n) FROM holders h), 0) / greatest((SELECT count(*) FROM alive), 1)) AS share
+  )
+  SELECT coalesce(sum(h.n) FILTER (WHERE h.holder = notifier), 0), coalesce(sum(h.epochs) FILTER (WHERE h.holder = notifier), 0),
+         coalesce(sum(h.versions) FILTER (WHERE h.holder = notifier), 0),
+         coalesce(sum(h.n) FILTER (WHERE h.holder IS DISTINCT FROM notifier AND NOT EXISTS (SELECT FROM alive a WHERE a.id = h.holder)), 0),
+         (SELECT f.share FROM fair f),
+         (SELECT coalesce(sum(greatest(f.share - coalesce(o.n, 0), 0)), 0) FROM fair f, alive a LEFT JOIN holders o ON o.holder = a.id WHERE a.id <> notifier)
+  INTO held, epochs, versions, free, share, lacking FROM holders h;
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_shares(uuid) IS
+  'What a notifier holds (how many, with the sums of their epochs and versions), how many nobody alive holds, its share, and how many all others lack.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.notify_parked(notifier uuid) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+  RETURN (
+    WITH RECURSIVE w(subscription) AS ( -- one look into the index for each that has any
+      SELECT min(d.subscription) FROM pubsubpull.delivery d WHERE d.state = 'pending'
+      UNION ALL
+      SELECT (SELECT min(d.subscription) FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription > w.subscription) FROM w WHERE w.subscription IS NOT NULL)
+    SELECT string_agg(concat(w.subscription, ':', (
+             SELECT count(*) FROM (SELECT FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = w.subscription LIMIT 10000) x)), ',')
+    FROM w JOIN pubsubpull.progress g ON g.subscription = w.subscription WHERE g.holder = notifier);
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_parked(uuid) IS
+  'subscription:deliveries that wait to be tried again (counted up to 10000), comma-joined, of the subscriptions that a notifier holds and that have any.';
+
+-- Called every second by every notifier: cheap however many subscriptions there are. held, epochs and versions tell the notifier whether it
+-- knows what it holds; generation cannot, for it moves before the change is committed.
+CREATE OR REPLACE FUNCTION pubsubpull.notify_renew(notifier uuid, seconds int,
+  OUT held bigint, OUT epochs numeric, OUT versions numeric, OUT takes bigint, OUT gives bigint, OUT parked text, OUT next_ms int)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s record;
 BEGIN
   INSERT INTO pubsubpull.notifier AS n (id, alive_until) VALUES (notifier, clock_timestamp() + seconds * interval '1 second')
   ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until;
   PERFORM pubsubpull.record_late();
   DELETE FROM pubsubpull.notifier n WHERE n.alive_until < clock_timestamp() - interval '1 hour';
-  UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1
-  WHERE g.subscription = ANY (ARRAY(
+  SELECT * INTO s FROM pubsubpull.notify_shares(notifier);
+  held := s.held; epochs := s.epochs; versions := s.versions;
+  takes := greatest(least(s.free, s.share - s.held), 0);
+  gives := greatest(least(s.held - s.share, s.lacking - s.free), 0);
+  parked := pubsubpull.notify_parked(notifier);
+  next_ms := ceil(1000 * extract(epoch FROM (SELECT min(n.alive_until) FROM pubsubpull.notifier n WHERE n.id <> notifier AND n.alive_until > clock_timestamp()) - clock_timestamp()));
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_renew(uuid, int) IS
+  'Says that a notifier is alive for some seconds more. Returns what it holds (see notify_shares), how many subscriptions it may take and should give to others, what is parked, and in how many milliseconds another notifier''s time is over unless it renews.';
+
+DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- renewed, too, and gave all that is held
+CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, ids int[], epochs bigint[], versions bigint[],
+  OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
+  OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
+  OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean)
+RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  taken int[];
+BEGIN
+  WITH shares AS MATERIALIZED (
+    SELECT greatest(h.share - h.held, 0) AS most FROM pubsubpull.notify_shares(notifier) h
+  ), free AS MATERIALIZED (
     SELECT q.subscription FROM pubsubpull.progress q JOIN pubsubpull.subscription s ON s.id = q.subscription
     WHERE s.state = 'active' AND q.holder IS DISTINCT FROM notifier
       AND NOT EXISTS (SELECT FROM pubsubpull.notifier n WHERE n.id = q.holder AND n.alive_until > clock_timestamp())
-    FOR UPDATE OF q SKIP LOCKED));
+    ORDER BY q.subscription LIMIT (SELECT most FROM shares)
+    FOR UPDATE OF q SKIP LOCKED
+  ), took AS (
+    UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1
+    WHERE g.subscription = ANY (ARRAY(SELECT subscription FROM free)) RETURNING g.subscription)
+  SELECT array_agg(subscription) INTO taken FROM took;
+  IF taken IS NOT NULL THEN -- what the holder before had fetched to try and did not try is due
+    UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
+    WHERE d.state = 'pending' AND d.subscription = ANY (taken) AND d.next_at > clock_timestamp() AND d.attempts = 0;
+  END IF;
+  FOR id IN SELECT k FROM unnest(ids) k
+            WHERE NOT EXISTS (SELECT FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription
+                              WHERE g.subscription = k AND g.holder = notifier AND s.state = 'active') LOOP
+    RETURN NEXT;
+  END LOOP;
   RETURN QUERY
     SELECT s.id, g.epoch, s.version, s.name, s.callback,
            coalesce((SELECT string_agg(pubsubpull.percent_encode(k), ',' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(k, n)), ''),
@@ -41,10 +114,11 @@ BEGIN
            (SELECT string_agg(h.key || ': ' || h.value, E'\n') FROM jsonb_each_text(s.headers) h),
            concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.batch, s.rate, s.latest
     FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
-    WHERE g.holder = notifier AND s.state = 'active';
+    WHERE g.holder = notifier AND s.state = 'active'
+      AND (s.id, g.epoch, s.version) NOT IN (SELECT * FROM unnest(ids, epochs, versions));
 END $$;
-COMMENT ON FUNCTION pubsubpull.notify_lease(uuid, int) IS
-  'Says that a notifier is alive for some seconds more, takes subscriptions that nobody alive holds, and returns all it holds.';
+COMMENT ON FUNCTION pubsubpull.notify_lease(uuid, int[], bigint[], bigint[]) IS
+  'Takes subscriptions that nobody alive holds, as far as they are the notifier''s share. Returns those it holds whose epoch or version is not the one it knows, and of those it knows and does not hold (any more) the id only.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.project(row_json json, columns text[]) RETURNS json
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -146,6 +220,22 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
 $$;
 COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as given up an event that cannot be made; later ones of its key go on.';
+
+-- Nothing is new when no id was drawn since, and of the transactions that were under way then none has ended that wrote to the log.
+CREATE OR REPLACE FUNCTION pubsubpull.notify_probe("position" text, OUT quiet boolean, OUT generation bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  p CONSTANT pubsubpull.position := "position"::pubsubpull.position;
+  now CONSTANT pg_snapshot := pg_current_snapshot(); -- before the id: what is committed later is found later
+BEGIN
+  generation := pubsubpull.generation_now();
+  quiet := "position" IS NULL OR (p.upto IS NULL AND p."rows" IS NULL AND pubsubpull.last_id() = p.since_id
+    AND NOT EXISTS (
+      SELECT FROM (SELECT * FROM pg_snapshot_xip(p.since)
+                   UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
+      WHERE pg_visible_in_snapshot(o.x, now) AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.xid = o.x)));
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_probe(text) IS 'Whether certainly nothing came after a position, at a fraction of what reading costs.';
 
 DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int,
@@ -445,11 +535,25 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.notify_save(uuid, jsonb) IS
   'Saves results: positions reached, failed deliveries, repeated ones that were sent. Returns the subscriptions that this notifier does not hold any more; nothing was saved for these.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.notify_give(notifier uuid, ids int[], epochs bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE pubsubpull.progress g SET holder = NULL
+  WHERE g.subscription = ANY (ids) AND g.holder = notifier AND (g.subscription, g.epoch) IN (SELECT * FROM unnest(ids, epochs));
+  PERFORM nextval('pubsubpull.generation');
+END $$;
+COMMENT ON FUNCTION pubsubpull.notify_give(uuid, int[], bigint[]) IS 'Gives subscriptions to whoever has less; the notifier is done with them.';
+
+-- Its successor on the same server starts in a moment and has the first call on what it holds; when there is none, others take it a second later.
+CREATE OR REPLACE FUNCTION pubsubpull.notify_leave(notifier uuid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE pubsubpull.notifier n SET alive_until = least(n.alive_until, clock_timestamp() + interval '1 second') WHERE n.id = notifier;
+$$;
+COMMENT ON FUNCTION pubsubpull.notify_leave(uuid) IS 'A notifier is going away.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.notify_release(notifier uuid) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   UPDATE pubsubpull.progress g SET holder = NULL WHERE g.holder = notifier;
-  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
-  FROM pubsubpull.progress g WHERE g.subscription = d.subscription AND g.holder IS NULL AND d.next_at > clock_timestamp() AND d.attempts = 0;
   DELETE FROM pubsubpull.notifier n WHERE n.id = notifier;
 $$;
-COMMENT ON FUNCTION pubsubpull.notify_release(uuid) IS 'Gives back what a notifier holds: it is going away.';
+COMMENT ON FUNCTION pubsubpull.notify_release(uuid) IS 'Gives back what a notifier held that is gone, at the word of its successor.';

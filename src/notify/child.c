@@ -190,6 +190,7 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     c->gate = psp_gate_make(c);
     c->records = psp_records_make(c);
     c->leases = psp_leases_make(c, start->previous);
+    c->give = psp_give_make(c);
     c->feed = psp_feed_make(c);
     c->due = psp_due_make(c);
     c->lanes = psp_lanes_make(c);

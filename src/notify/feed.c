@@ -3,7 +3,8 @@
  *
  * Subscriptions at the same position are one group: a thousand idle ones cost one small read. Who has
  * too much waiting leaves its group and comes back by itself from where it stopped. One read is under way
- * at a time; what it returns is queued before the next is made.
+ * at a time; what it returns is queued before the next is made. When all are at one place and nobody woke
+ * us, a probe comes before the read: mostly there is nothing, and it costs little to find that out.
  */
 #include "notify/private.h"
 
@@ -25,6 +26,8 @@ APLOG_USE_MODULE(pubsubpull);
 #define GROUP_EVENTS 50000           /* at worst: each change is for each member of a group */
 #define RETRY apr_time_from_msec(200)
 #define SUSPECT_RETRY apr_time_from_sec(5)
+#define COMMITS                                                                                    \
+    apr_time_from_sec(1) /* so long after it drew a generation a change may be committed */
 
 /* Columns of notify_read. */
 enum {
@@ -41,6 +44,9 @@ enum {
     REQUEST
 };
 
+/* Columns of notify_probe. */
+enum { P_QUIET, P_GENERATION };
+
 typedef struct group_t {
     apr_array_header_t *ids; /* of int */
     psp_pos_t *before;       /* counted */
@@ -54,6 +60,8 @@ struct psp_feed_t {
     int left_out; /* there were more groups than fit: read again at once */
     int from;     /* id of the first subscription that was left out */
     int woken;
+    int probing;
+    int probed; /* there is something: read */
     apr_uint32_t stamp;
     apr_int64_t sent_at, due_at, not_before;
     apr_interval_time_t gap;
@@ -61,6 +69,7 @@ struct psp_feed_t {
     int events;       /* in the last read */
     apr_size_t bytes; /* of their bodies */
     char *generation;
+    apr_int64_t moved_at; /* when the generation was seen to move */
 };
 
 psp_feed_t *psp_feed_make(psp_child_t *c)
@@ -268,16 +277,19 @@ static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g
     psp_pos_drop(pos);
 }
 
+/* It moves when a subscription is being changed, and the change can be seen some time later. */
 static void take_generation(psp_child_t *c, const char *generation)
 {
     psp_feed_t *f = c->feed;
 
-    if (!generation || (f->generation && strcmp(f->generation, generation) == 0)) {
-        return;
+    if (generation && (!f->generation || strcmp(f->generation, generation) != 0)) {
+        f->generation = psp_child_alloc(f->generation, strlen(generation) + 1);
+        memcpy(f->generation, generation, strlen(generation) + 1);
+        f->moved_at = c->now;
     }
-    f->generation = psp_child_alloc(f->generation, strlen(generation) + 1);
-    memcpy(f->generation, generation, strlen(generation) + 1);
-    psp_leases_ask(c);
+    if (f->moved_at && c->now < f->moved_at + COMMITS) {
+        psp_leases_ask(c);
+    }
 }
 
 static void take_rows(psp_child_t *c, const psp_rows_t *rows)
@@ -395,14 +407,82 @@ static int page_size(const psp_child_t *c)
     return most < 1 ? 1 : most;
 }
 
-void psp_feed_step(psp_child_t *c)
+/* The place where all are, NULL when nobody reads; false: they are at several, or one is to be read by itself. */
+static int one_place(const psp_child_t *c, const char **position)
+{
+    const psp_pos_t *pos = NULL;
+    psp_sub_t *sub;
+
+    for (sub = psp_leases_first(c); sub; sub = sub->next) {
+        if (!readable(c, sub)) {
+            continue;
+        }
+        if (sub->suspect || sub->more || (pos && sub->pos != pos)) {
+            return 0;
+        }
+        pos = sub->pos;
+    }
+    *position = pos ? pos->text : NULL;
+    return 1;
+}
+
+static void probe_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_feed_t *f = c->feed;
+    const char *quiet;
+
+    psp_child_again(c);
+    f->probing = 0;
+    f->due_at = c->now + POLL;
+    if (result->rv != APR_SUCCESS || psp_rows_count(rows) != 1) {
+        f->not_before = c->now + RETRY;
+        if (result->http != HTTP_SERVICE_UNAVAILABLE) {
+            psp_gate_doubt(c);
+        }
+        return;
+    }
+    quiet = psp_rows_get(rows, 0, P_QUIET);
+    if (!quiet || *quiet != 't') {
+        f->probed = 1;
+        f->due_at = c->now;
+    }
+    take_generation(c, psp_rows_get(rows, 0, P_GENERATION));
+}
+
+static void probe(psp_child_t *c, const char *position)
+{
+    c->feed->probing = 1;
+    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_probe($1)", 1, &position,
+                     PSP_DB_TIMEOUT, probe_done, c);
+}
+
+static void read_on(psp_child_t *c)
 {
     psp_feed_t *f = c->feed;
     const char *params[3];
     char max[16];
+
+    form_groups(c);
+    f->woken = 0;
+    f->probed = 0;
+    f->calling = 1;
+    f->sent_at = c->now;
+    apr_snprintf(max, sizeof max, "%d", page_size(c));
+    params[0] = c->id;
+    params[1] = write_groups(f);
+    params[2] = max;
+    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3)", 3, params,
+                     PSP_DB_TIMEOUT, read_done, c);
+}
+
+void psp_feed_step(psp_child_t *c)
+{
+    psp_feed_t *f = c->feed;
+    const char *position;
     apr_int64_t when;
 
-    if (f->calling || c->stopping || !psp_gate_open(c) || !psp_leases_valid(c) ||
+    if (f->calling || f->probing || c->stopping || !psp_gate_open(c) || !psp_leases_valid(c) ||
         psp_saver_owes(c)) {
         return;
     }
@@ -412,19 +492,9 @@ void psp_feed_step(psp_child_t *c)
         psp_child_want(c, when);
         return;
     }
-    form_groups(c);
-    if (!f->ngroups && !f->woken) {
-        f->due_at = c->now + POLL;
-        psp_child_want(c, f->due_at);
+    if (!f->woken && !f->probed && one_place(c, &position)) {
+        probe(c, position);
         return;
     }
-    f->woken = 0;
-    f->calling = 1;
-    f->sent_at = c->now;
-    apr_snprintf(max, sizeof max, "%d", page_size(c));
-    params[0] = c->id;
-    params[1] = write_groups(f);
-    params[2] = max;
-    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3)", 3, params,
-                     PSP_DB_TIMEOUT, read_done, c);
+    read_on(c);
 }

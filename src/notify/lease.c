@@ -1,25 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* lease.c: which subscriptions this child serves, and how they come and go.
  *
- * The database decides, in its own time: one call gets new leases and renews the held ones. What we
- * write carries the lease's epoch, so that a child that lost a lease without knowing cannot spoil
- * anything. A subscription that changed in any way is not patched here but left and leased again.
- * Renewals go by the session of the request records, so that a long read cannot delay them.
+ * The database decides, in its own time. A small call every second renews all leases and tells whether
+ * we know what we hold; only if not, or when there is something to take, a second one says what is
+ * different. What we write carries the lease's epoch, so that a child that lost a lease without knowing
+ * cannot spoil anything. A subscription that changed in any way is not patched here but left and leased
+ * again; one that others should have is left in the same way and then given. Renewals go by the
+ * session of the request records, so that a long read cannot delay them.
  */
 #include "notify/private.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 #include <apr_hash.h>
 #include <apr_strings.h>
 #include <http_log.h>
 
+#include "core/json.h"
 #include "core/uri_template.h"
 
 APLOG_USE_MODULE(pubsubpull);
 
 #define INTERVAL apr_time_from_sec(1)
-#define LEASE "5"                  /* seconds in the database */
-#define TRUST apr_time_from_sec(4) /* send nothing when the last renewal is older */
-#define PAUSE apr_time_from_sec(1) /* after a restart, or a lease that failed */
+#define LEASE "4"                     /* seconds in the database */
+#define TRUST apr_time_from_sec(3)    /* send nothing when the last renewal is older */
+#define PAUSE apr_time_from_sec(1)    /* after a restart, or a lease that failed */
+#define ASKED apr_time_from_msec(20)  /* between calls that somebody asks for */
+#define REFRESH apr_time_from_sec(60) /* read all anew: old secrets end by themselves */
+
+/* Columns of notify_renew. */
+enum { R_HELD, R_EPOCHS, R_VERSIONS, R_TAKES, R_GIVES, R_PARKED, R_NEXT };
 
 /* Columns of notify_lease. */
 enum {
@@ -49,14 +60,15 @@ struct psp_leases_t {
     apr_hash_t *by_id; /* int -> psp_sub_t *, keys inside the subscriptions */
     psp_sub_t *first;
     int leaving; /* subscriptions that are not active */
-    apr_uint32_t stamp;
     int calling;
     int asked;
+    int differs;  /* what we hold is not what we know */
     int troubled; /* said so in the log */
     apr_int64_t sent_at;
     apr_int64_t renew_at;
+    apr_int64_t refresh_at;
     apr_int64_t not_before;  /* after trouble */
-    apr_int64_t valid_since; /* when the last successful call was sent; 0: none */
+    apr_int64_t valid_since; /* when the last successful renewal was sent; 0: none */
     const char *previous;    /* id of a child that died, whose leases are given back first */
 };
 
@@ -198,6 +210,12 @@ static void take(psp_child_t *c, apr_hash_t *places, const psp_rows_t *rows, int
 {
     psp_sub_t *sub = psp_leases_find(c, (int)number(rows, row, L_ID));
 
+    if (!psp_rows_get(rows, row, L_NAME)) { /* paused, deleted, or taken by another server */
+        if (sub) {
+            psp_leases_stop(c, sub, 0);
+        }
+        return;
+    }
     if (!sub) {
         sub = make_sub(c, rows, row);
         place(sub, places, rows, row);
@@ -216,47 +234,106 @@ static void take(psp_child_t *c, apr_hash_t *places, const psp_rows_t *rows, int
         sub->secrets = text(sub->p, rows, row, L_SECRETS);
     }
     sub->parked = number(rows, row, L_PARKED);
-    sub->seen = c->leases->stamp;
+}
+
+/* True when the call succeeded. */
+static int succeeded(psp_child_t *c, const psp_result_t *result)
+{
+    psp_leases_t *l = c->leases;
+
+    psp_child_again(c);
+    l->calling = 0;
+    if (result->rv == APR_SUCCESS) {
+        l->troubled = 0;
+        return 1;
+    }
+    l->not_before = c->now + PAUSE;
+    if (result->http == HTTP_SERVICE_UNAVAILABLE) {
+        return 0;
+    }
+    psp_gate_doubt(c);
+    if (!l->troubled) {
+        l->troubled = 1;
+        ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
+                     "PSP0430: cannot lease subscriptions: %s", psp_gate_cause(c));
+    }
+    return 0;
 }
 
 static void leased(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     psp_child_t *c = baton;
-    psp_leases_t *l = c->leases;
     apr_hash_t *places;
     apr_pool_t *p;
-    psp_sub_t *sub;
     int i;
 
-    psp_child_again(c);
-    l->calling = 0;
-    if (result->rv != APR_SUCCESS) {
-        l->not_before = c->now + PAUSE;
-        if (result->http == HTTP_SERVICE_UNAVAILABLE) {
-            return;
-        }
-        psp_gate_doubt(c);
-        if (!l->troubled) {
-            l->troubled = 1;
-            ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
-                         "PSP0430: cannot lease subscriptions: %s", psp_gate_cause(c));
-        }
+    if (!succeeded(c, result)) {
+        c->leases->differs = 1;
         return;
     }
-    l->troubled = 0;
-    l->valid_since = l->sent_at;
-    l->stamp++;
     apr_pool_create(&p, c->p);
     places = apr_hash_make(p);
     for (i = 0; i < psp_rows_count(rows); i++) {
         take(c, places, rows, i);
     }
     apr_pool_destroy(p);
-    for (sub = l->first; sub; sub = sub->next) {
-        if (sub->state == PSP_SUB_ACTIVE && sub->seen != l->stamp) {
-            psp_leases_stop(c, sub, 0); /* paused, deleted, or taken by another server */
+}
+
+/* --- Staying --- */
+
+static int knows(const psp_child_t *c, const psp_rows_t *rows)
+{
+    apr_int64_t held = 0, epochs = 0, versions = 0;
+    const psp_sub_t *sub;
+
+    for (sub = c->leases->first; sub; sub = sub->next) {
+        if (sub->state != PSP_SUB_LOST) {
+            held++;
+            epochs += sub->epoch;
+            versions += sub->version;
         }
     }
+    return held == number(rows, 0, R_HELD) && epochs == number(rows, 0, R_EPOCHS) &&
+           versions == number(rows, 0, R_VERSIONS);
+}
+
+/* "id:count,id:count": all others have none. */
+static void take_parked(psp_child_t *c, const char *at)
+{
+    psp_sub_t *sub;
+
+    for (sub = c->leases->first; sub; sub = sub->next) {
+        sub->parked = 0;
+    }
+    while (at && *at) {
+        char *end;
+
+        sub = psp_leases_find(c, (int)strtol(at, &end, 10));
+        if (sub && *end == ':') {
+            sub->parked = apr_atoi64(end + 1);
+        }
+        at = strchr(end, ',');
+        at = at ? at + 1 : NULL;
+    }
+}
+
+static void renewed(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_leases_t *l = c->leases;
+    apr_int64_t next;
+
+    if (!succeeded(c, result) || psp_rows_count(rows) != 1) {
+        return;
+    }
+    l->valid_since = l->sent_at;
+    l->differs = l->differs || l->previous || number(rows, 0, R_TAKES) > 0 || !knows(c, rows);
+    take_parked(c, psp_rows_get(rows, 0, R_PARKED));
+    if (psp_rows_get(rows, 0, R_NEXT)) { /* look when somebody's lease may end */
+        next = c->now + apr_time_from_msec(number(rows, 0, R_NEXT));
+        l->renew_at = next < l->renew_at ? next : l->renew_at;
+    }
+    psp_give_some(c, number(rows, 0, R_GIVES));
 }
 
 /* --- Going --- */
@@ -315,6 +392,7 @@ static void sweep(psp_child_t *c)
 
         if (sub->state != PSP_SUB_ACTIVE && !sub->flying && !sub->dirty && !sub->unsaved &&
             !sub->in_doc) {
+            psp_give_left(c, sub);
             free_sub(c, sub);
             c->leases->asked = 1; /* it may be to be served anew */
         }
@@ -324,52 +402,104 @@ static void sweep(psp_child_t *c)
 
 /* --- Asking --- */
 
-static void released(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+static void ignored(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     (void)baton;
     (void)result; /* whatever it is: leases end by themselves */
     (void)rows;
 }
 
-static void send_release(psp_child_t *c, const char *id)
-{
-    psp_session_send(c->records_db, "SELECT pubsubpull.notify_release($1)", 1, &id,
-                     PSP_RECORDS_TIMEOUT, released, c);
-}
-
 /* On the session of the renewals, so that none comes after it. */
 void psp_leases_release(psp_child_t *c)
 {
     if (psp_gate_open(c) && c->config->notifier) {
-        send_release(c, c->id);
+        psp_session_send(c->records_db, "SELECT pubsubpull.notify_leave($1)", 1, &c->id,
+                         PSP_RECORDS_TIMEOUT, ignored, c);
     }
+}
+
+static void write_known(psp_json_t *j, const psp_sub_t *sub, apr_int64_t value)
+{
+    psp_json_raw(j, psp_json_length(j) > 1 ? "," : "");
+    psp_json_int(j, sub->state == PSP_SUB_LOST ? 0 : value);
+}
+
+/* What we know, as three arrays of SQL, so that the answer is what differs. */
+static void send_lease(psp_child_t *c, int refresh)
+{
+    psp_leases_t *l = c->leases;
+    const char *params[4] = {c->id};
+    psp_json_t *known[3];
+    const psp_sub_t *sub;
+    apr_pool_t *p;
+    int i;
+
+    apr_pool_create(&p, c->p);
+    for (i = 0; i < 3; i++) {
+        known[i] = psp_json_make(p, 8192);
+        psp_json_raw(known[i], "{");
+    }
+    for (sub = l->first; sub; sub = sub->next) {
+        write_known(known[0], sub, sub->id);
+        write_known(known[1], sub, sub->epoch);
+        write_known(known[2], sub, refresh ? 0 : sub->version);
+    }
+    for (i = 0; i < 3; i++) {
+        psp_json_raw(known[i], "}");
+        params[i + 1] = psp_json_text(known[i]);
+    }
+    if (l->previous) { /* not before we are known to be alive: others would take what it held */
+        psp_session_send(c->records_db, "SELECT pubsubpull.notify_release($1)", 1, &l->previous,
+                         PSP_RECORDS_TIMEOUT, ignored, c);
+        l->previous = NULL;
+    }
+    l->calling = 1;
+    l->differs = 0;
+    psp_session_send(c->records_db, "SELECT * FROM pubsubpull.notify_lease($1, $2, $3, $4)", 4,
+                     params, PSP_RECORDS_TIMEOUT, leased, c);
+    apr_pool_destroy(p);
+}
+
+static void send_renew(psp_child_t *c)
+{
+    psp_leases_t *l = c->leases;
+    const char *params[2] = {c->id, LEASE};
+
+    l->calling = 1;
+    l->asked = 0;
+    l->sent_at = c->now;
+    l->renew_at = c->now + INTERVAL;
+    psp_session_send(c->records_db, "SELECT * FROM pubsubpull.notify_renew($1, $2)", 2, params,
+                     PSP_RECORDS_TIMEOUT, renewed, c);
+}
+
+static apr_int64_t later(apr_int64_t a, apr_int64_t b)
+{
+    return a > b ? a : b;
 }
 
 void psp_leases_step(psp_child_t *c)
 {
     psp_leases_t *l = c->leases;
-    const char *params[2];
     apr_int64_t when;
+    int refresh;
 
     sweep(c);
     if (l->calling || c->stopping || !c->config->notifier || !psp_gate_open(c)) {
         return;
     }
-    when = l->asked ? l->not_before : l->renew_at > l->not_before ? l->renew_at : l->not_before;
+    psp_give_send(c); /* before what differs is read: these are known to be left */
+    refresh = c->now >= l->refresh_at;
+    if ((l->differs || refresh) && psp_leases_valid(c) && c->now >= l->not_before) {
+        l->refresh_at = refresh ? c->now + REFRESH : l->refresh_at;
+        send_lease(c, refresh);
+        return;
+    }
+    when = l->asked ? l->sent_at + ASKED : l->renew_at;
+    when = later(when < l->renew_at ? when : l->renew_at, l->not_before);
     if (c->now < when) {
         psp_child_want(c, when);
         return;
     }
-    if (l->previous) {
-        send_release(c, l->previous);
-        l->previous = NULL;
-    }
-    params[0] = c->id;
-    params[1] = LEASE;
-    l->calling = 1;
-    l->asked = 0;
-    l->sent_at = c->now;
-    l->renew_at = c->now + INTERVAL;
-    psp_session_send(c->records_db, "SELECT * FROM pubsubpull.notify_lease($1, $2)", 2, params,
-                     PSP_RECORDS_TIMEOUT, leased, c);
+    send_renew(c);
 }

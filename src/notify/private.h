@@ -6,6 +6,7 @@
  *   gate.c        is the database there, and is its schema ours?
  *   records.c     ring -> memory -> pubsubpull.record_requests
  *   lease.c       which subscriptions this child serves; their coming and going
+ *   give.c        subscriptions that other servers should have
  *   feed.c        reads changes, for many subscriptions at once, and holds back when they pile up
  *   due.c         fetches parked deliveries whose time has come, probes receivers that are down
  *   event.c       events, lists of them, and the table of their keys
@@ -47,6 +48,7 @@ typedef struct psp_page_t psp_page_t;
 typedef struct psp_gate_t psp_gate_t;
 typedef struct psp_records_t psp_records_t;
 typedef struct psp_leases_t psp_leases_t;
+typedef struct psp_give_t psp_give_t;
 typedef struct psp_feed_t psp_feed_t;
 typedef struct psp_due_t psp_due_t;
 typedef struct psp_lanes_t psp_lanes_t;
@@ -82,6 +84,7 @@ struct psp_child_t {
     psp_gate_t *gate;
     psp_records_t *records;
     psp_leases_t *leases;
+    psp_give_t *give;
     psp_feed_t *feed;
     psp_due_t *due;
     psp_lanes_t *lanes;
@@ -198,7 +201,7 @@ struct psp_sub_t {
     int room;                 /* most events waiting or in flight */
     apr_int64_t parked;       /* deliveries waiting in the database, roughly */
     psp_sub_state_t state;
-    apr_uint32_t seen; /* the last lease that returned it */
+    int giving; /* left for another server to take */
 
     /* place.c */
     psp_pos_t *pos; /* read from here next */
@@ -308,6 +311,16 @@ void psp_leases_stop(psp_child_t *c, psp_sub_t *sub, int lost);
 /** Something went wrong beyond repair: forget all subscriptions and start over from the database. */
 void psp_leases_restart(psp_child_t *c);
 void psp_leases_release(psp_child_t *c);
+
+/* --- give.c --- */
+
+psp_give_t *psp_give_make(psp_child_t *c);
+/** Leave that many for others, or a part of them. */
+void psp_give_some(psp_child_t *c, apr_int64_t count);
+/** A subscription is about to be freed; perhaps it was left for others. */
+void psp_give_left(psp_child_t *c, const psp_sub_t *sub);
+/** Tell the database of those that are left. */
+void psp_give_send(psp_child_t *c);
 
 /* --- feed.c --- */
 

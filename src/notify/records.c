@@ -161,6 +161,9 @@ static void drain(psp_child_t *c)
     if (changes || (r->woken && n == 0)) {
         psp_feed_wake(c);
     }
+    if (r->woken && n == 0) { /* who changed a subscription wakes us without a record */
+        psp_leases_ask(c);
+    }
 }
 
 /* While woken is set no worker writes to the pipe: under load we are woken once per look. */
