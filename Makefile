@@ -13,7 +13,7 @@ WERROR     ?=
 # Where objects and the module go; `make asan` uses another place.
 BUILD      ?= build
 # Which tests `make test` runs, how many at a time, and more arguments for prove.
-TESTS      ?= t/*.t
+TESTS      ?= t/*.t t/fault/*.t
 JOBS       ?= 2
 ARGS       ?=
 
@@ -21,7 +21,7 @@ ARGS       ?=
 PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl-dev pkg-config
 PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
                  python3 python3-django python3-psycopg2 python3-gunicorn curl
-PACKAGES_TEST  = $(PACKAGES_RUN)
+PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 nginx-light wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
@@ -146,7 +146,7 @@ lint-tidy: # stderr is only the count of what was found in the headers of others
 lint-scripts:
 	sh -n t/lib/install-packages
 	bash -n .ci/run
-	for f in t/lib/PspTest.pm t/lib/PspTest/*.pm t/demo/demo t/*.t; do \
+	for f in t/lib/PspTest.pm t/lib/PspTest/*.pm t/demo/demo t/*.t t/fault/*.t; do \
 	    perl -It/lib -cw "$$f" 2>&1 | grep -v 'syntax OK$$' && exit 1; done; true
 	find t conf -name '*.py' -exec $(PYTHON) -c \
 	    'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' '{}' +

@@ -23,7 +23,8 @@
 APLOG_USE_MODULE(pubsubpull);
 
 #define INTERVAL apr_time_from_sec(1)
-#define LEASE "4"                     /* seconds in the database */
+#define LEASE "4" /* seconds in the database */
+#define LEASE_TIME apr_time_from_sec(4)
 #define TRUST apr_time_from_sec(3)    /* send nothing when the last renewal is older */
 #define PAUSE apr_time_from_sec(1)    /* after a restart, or a lease that failed */
 #define ASKED apr_time_from_msec(20)  /* between calls that somebody asks for */
@@ -325,6 +326,12 @@ static void renewed(void *baton, const psp_result_t *result, const psp_rows_t *r
 
     if (!succeeded(c, result) || psp_rows_count(rows) != 1) {
         return;
+    }
+    if (l->valid_since && l->sent_at - l->valid_since > LEASE_TIME) {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
+                     "PSP0434: the leases were not renewed for %d s; another server may have taken "
+                     "the subscriptions",
+                     (int)apr_time_sec(l->sent_at - l->valid_since));
     }
     l->valid_since = l->sent_at;
     l->differs = l->differs || l->previous || number(rows, 0, R_TAKES) > 0 || !knows(c, rows);

@@ -117,7 +117,7 @@ sub launch {
     my ($self) = @_;
     my %env = %{ $self->{env} // {} };
     if (my $preload = $ENV{PSP_PRELOAD}) {
-        $env{LD_PRELOAD} //= $preload;
+        $env{LD_PRELOAD} = join ' ', $preload, $env{LD_PRELOAD} // ();    # sanitizers want to be first
         $env{ASAN_OPTIONS} //= 'detect_leaks=0:abort_on_error=1';
     }
     $self->{pid} = spawn(
@@ -163,6 +163,16 @@ sub stop {
     eval { wait_until { !signal_group($pid, 0) } 3, 'its children'; 1 }
         or push @{ $self->{complaints} }, 'httpd left processes behind: ' . join ', ', group_members($pid);
     signal_group($pid, 'KILL');
+    stop_child($pid, 'KILL');
+    return;
+}
+
+# kill -9 of every process it has, all at once.
+sub kill_tree {
+    my ($self) = @_;
+    my $pid = delete $self->{pid} or return;
+    kill STOP => $pid;    # or it would start others meanwhile
+    kill KILL => $pid, notifier_pids({ pid => $pid }), map { (split)[0] } group_members($pid);
     stop_child($pid, 'KILL');
     return;
 }
