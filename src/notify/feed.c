@@ -26,8 +26,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define GROUP_EVENTS 50000           /* at worst: each change is for each member of a group */
 #define RETRY apr_time_from_msec(200)
 #define SUSPECT_RETRY apr_time_from_sec(5)
-#define COMMITS                                                                                    \
-    apr_time_from_sec(1) /* so long after it drew a generation a change may be committed */
+#define COMMITS apr_time_from_sec(1) /* a change may be seen so long after its generation */
 
 /* Columns of notify_read. */
 enum {
