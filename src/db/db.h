@@ -90,7 +90,8 @@ void psp_session_send(psp_session_t *s, const char *call, int n, const char *con
 /** The socket to wait for, or -1; *events gets APR_POLLIN/APR_POLLOUT bits. */
 int psp_session_fd(const psp_session_t *s, short *events);
 
-/** Do what can be done without waiting. Call when the socket is ready or the time of psp_session_next came. */
+/** Do what can be done without waiting. Call when the socket is ready or the time of psp_session_next came.
+ * @param now microseconds above zero, of a clock that is never set */
 void psp_session_step(psp_session_t *s, apr_time_t now);
 
 /** When step wants to be called at the latest (time-outs, reconnect); 0: no wish. */

@@ -20,6 +20,8 @@
         1) /* a connection that held this long is replaced at once                   \
                           */
 
+#define AT_ONCE 1 /* a time that has passed */
+
 typedef struct psp_queued_t {
     apr_pool_t *p; /* of this call alone: its strings, rows and result */
     psp_statement_t statement;
@@ -310,18 +312,18 @@ int psp_session_fd(const psp_session_t *s, short *events)
 apr_time_t psp_session_next(const psp_session_t *s)
 {
     if (s->head && s->attempts > 0 && !psp_session_ready(s)) {
-        return apr_time_now(); /* to fail what is queued */
+        return AT_ONCE; /* to fail what is queued */
     }
     switch (s->conn.phase) {
     case PSP_CONN_CLOSED:
-        return s->retry_at ? s->retry_at : apr_time_now();
+        return s->retry_at ? s->retry_at : AT_ONCE;
     case PSP_CONN_CONNECTING:
         if (s->head && s->head->deadline && s->head->deadline < s->connect_deadline) {
             return s->head->deadline;
         }
         return s->connect_deadline;
     case PSP_CONN_IDLE:
-        return s->head ? apr_time_now() : 0;
+        return s->head ? AT_ONCE : 0;
     default: /* a call is under way */
         return s->head ? s->head->deadline : 0;
     }

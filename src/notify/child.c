@@ -209,26 +209,24 @@ static void watch(struct pollfd *file, const psp_session_t *db)
         (short)((events & APR_POLLIN ? POLLIN : 0) | (events & APR_POLLOUT ? POLLOUT : 0));
 }
 
-/* The sessions keep wall-clock time. */
-static void want_session(psp_child_t *c, const psp_session_t *db, apr_time_t wall)
+static void want_session(psp_child_t *c, const psp_session_t *db)
 {
     apr_time_t next = psp_session_next(db);
 
     if (next) {
-        psp_child_want(c, c->now + (next > wall ? next - wall : 0));
+        psp_child_want(c, next);
     }
 }
 
 static void wait_for_work(psp_child_t *c, struct pollfd *files)
 {
-    apr_time_t wall = apr_time_now();
     apr_int64_t now = psp_mono();
     int ms;
 
     watch(&files[DB], c->db);
     watch(&files[RECORDS_DB], c->records_db);
-    want_session(c, c->db, wall);
-    want_session(c, c->records_db, wall);
+    want_session(c, c->db);
+    want_session(c, c->records_db);
     ms = c->next > now ? (int)((c->next - now + 999) / 1000) : 0;
     if (poll(files, FILES, ms) < 0) {
         for (int i = 0; i < FILES; i++) {
@@ -259,8 +257,8 @@ static void turn(psp_child_t *c, struct pollfd *files)
         psp_records_woken(c);
     }
     psp_deliver_step(c->deliver);
-    psp_session_step(c->db, apr_time_now());
-    psp_session_step(c->records_db, apr_time_now());
+    psp_session_step(c->db, psp_mono());
+    psp_session_step(c->records_db, psp_mono());
     c->next = c->now + TURN_MAX; /* from here on everybody says when */
     psp_gate_step(c);
     psp_records_step(c);
@@ -269,8 +267,8 @@ static void turn(psp_child_t *c, struct pollfd *files)
     send_rounds(c);
     psp_saver_step(c); /* before the feed: what is owed has to be saved before anything is read */
     psp_feed_step(c);
-    psp_session_step(c->db, apr_time_now()); /* send what was queued */
-    psp_session_step(c->records_db, apr_time_now());
+    psp_session_step(c->db, psp_mono()); /* send what was queued */
+    psp_session_step(c->records_db, psp_mono());
 }
 
 /* Finish what can be finished soon; httpd waits for us. */
@@ -292,7 +290,7 @@ static void leave(psp_child_t *c, struct pollfd *files)
             ((clean && !c->flying) || (clean && spent > LEAVE_WIRE) || spent > LEAVE_SAVE)) {
             psp_leases_release(c);
             released = 1;
-            psp_session_step(c->records_db, apr_time_now());
+            psp_session_step(c->records_db, psp_mono());
         }
         if (spent > LEAVE_ALL || !psp_gate_open(c) ||
             (released && psp_session_idle(c->db) && psp_session_idle(c->records_db))) {
