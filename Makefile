@@ -134,7 +134,7 @@ lint: deps-lint ## clang-format, cppcheck, clang-tidy, and the syntax of the scr
 	@$(MAKE) --no-print-directory -s -k lint-format lint-cppcheck lint-tidy lint-scripts
 
 lint-format:
-	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c)
+	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c)
 
 lint-cppcheck:
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
@@ -152,7 +152,7 @@ lint-scripts:
 	    'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' '{}' +
 
 format: ## let clang-format lay out all C files
-	clang-format -i $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c)
+	clang-format -i $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile

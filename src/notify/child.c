@@ -4,11 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -107,12 +111,33 @@ static void on_term(int sig)
     errno = saved;
 }
 
-/* 15 would shut httpd down, whoever calls exit() with it; and whatever it is, the cleanups that exit() runs are
+/* APEXIT_CHILDFATAL would shut httpd down, whoever calls exit() with it; and whatever it is, the cleanups that exit() runs are
  * the parent's. */
 static void on_leaving(int status, void *unused)
 {
     (void)unused;
     _exit(status == 0 ? 0 : 1);
+}
+
+/* The same for those who do not ask exit(): the kernel ends the process by a signal instead. Where that is not to be
+ * had there is nothing to be done about it. */
+static void never_fatal(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) +
+                                               (APR_IS_BIGENDIAN ? sizeof(apr_uint32_t) : 0)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, APEXIT_CHILDFATAL, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) {
+        (void)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                      &program);
+    }
 }
 
 /* First of all: until then the parent's handlers are in place, which only set flags that nobody reads here. Signals
@@ -152,6 +177,7 @@ static int detach(const psp_start_t *start, apr_pool_t *p)
     if (on_exit(on_leaving, NULL) != 0 || ap_run_drop_privileges(p, start->server) != 0) {
         return 0;
     }
+    never_fatal();
     /* After the change of user, which takes it back; the parent may have died before it. */
     return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == start->parent;
 }

@@ -3,7 +3,8 @@
  *
  * The child belongs to pconf: clearing that at a restart or at the end tells it to leave, waits, and kills it
  * after three seconds. Nothing here may wait: callbacks run in the parent's main loop. When children
- * die soon, the next is forked at once but waits before it does anything, ever longer.
+ * die soon, the next is forked at once but waits before it does anything, ever longer; when one does not
+ * even live to the end of that, the next is not forked before the time has come.
  */
 #include "notify/notify.h"
 
@@ -46,6 +47,7 @@ typedef struct keeper_t {
     int failures; /* children in a row that died soon */
     apr_int64_t started;
     apr_interval_time_t delay; /* given to the child */
+    apr_int64_t start_at;      /* when none is alive: not before */
     memory_t *memory;
     server_rec *server;
 } keeper_t;
@@ -118,18 +120,23 @@ static int stopping(void)
 
 static void restart(keeper_t *k, int status)
 {
-    apr_interval_time_t lived = psp_mono() - k->started - k->delay;
+    apr_int64_t now = psp_mono();
+    apr_interval_time_t lived = now - k->started - k->delay;
 
     k->failures = lived < SOON ? k->failures + 1 : 0;
     k->delay = 0;
     if (k->failures > 1) { /* once is an accident */
         k->delay = k->failures > 6 ? DELAY_MAX : FIRST << (k->failures - 2);
     }
+    k->start_at = lived < 0 ? now + k->delay : now;
     ap_log_error(
         APLOG_MARK, k->delay ? APLOG_ERR : APLOG_WARNING, 0, k->server,
-        "PSP0403: the notifier died (signal or exit status %d); another one is started and "
-        "waits %d s",
-        status, (int)apr_time_sec(k->delay));
+        "PSP0403: the notifier died (signal or exit status %d); another one begins in %s%d s",
+        status, lived < 0 ? "no less than " : "", (int)apr_time_sec(k->delay));
+    if (lived < 0) {
+        k->delay = 0; /* on_monitor waits */
+        return;
+    }
     start(k);
 }
 
@@ -159,12 +166,12 @@ static void on_child(int reason, void *data, int status)
     }
 }
 
-/* Now and then, in the parent's main loop: when there was no process to be had. */
+/* Every ten seconds or so, in the parent's main loop: when there was no process to be had, or none was wanted yet. */
 static int on_monitor(apr_pool_t *p, server_rec *s)
 {
     (void)p;
     (void)s;
-    if (keeper && !keeper->alive && !stopping()) {
+    if (keeper && !keeper->alive && psp_mono() >= keeper->start_at && !stopping()) {
         start(keeper);
     }
     return DECLINED;

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# notifier.t: the notifier is killed, aborts, exits as it should not; httpd is reloaded. httpd serves on, and nothing is lost.
+use PspTest;
+
+my $library = tmp_dir() . '/preload.so';
+system('cc', '-shared', '-fPIC', '-O1', '-o', $library, repo('t/fault/preload.c')) == 0 or die 'preload.c does not compile';
+my $fault = spew("$library.fault", '');
+chmod 0644, $fault;
+
+my $psp = PspTest->up(env => { LD_PRELOAD => $library, PSP_FAULT => $fault });
+my ($pg, $httpd) = ($psp->pg, $psp->httpd);
+my $receiver = PspTest::Receiver->start;
+$psp->publish('public.t', 'id int PRIMARY KEY, n int');
+$psp->subscribe('s', { callback => $receiver->url('/s/{id}'), table => 'public.t' });
+my $n = 0;
+
+sub running { my ($pid) = @_; return -e "/proc/$pid" && slurp("/proc/$pid/stat") !~ /^\d+ \(.*\) Z/ }
+sub gone_after { my ($pid, $start) = @_; wait_until { !eval { running($pid) } } 5, 'a process to end'; return time - $start }
+sub next_pid { my ($old) = @_; return wait_until { my ($new) = grep { $_ != $old } $httpd->notifier_pids; $new } 5, 'another notifier' }
+sub delivers {
+    my ($what, $seconds) = @_;
+    $n++;
+    $pg->sql('INSERT INTO t VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET n = excluded.n', $n);
+    return ok(eval { $receiver->wait_for($n, $seconds // 5); 1 }, $what);
+}
+delivers('a change arrives');
+
+# Killed, then a reload
+my $pid = $httpd->notifier_pid;
+my $start = time;
+kill KILL => $pid;
+my $new = next_pid($pid);
+cmp_ok(time - $start, '<', 1.2 * slow(), sprintf 'killed: another one after %.0f ms', 1000 * (time - $start));
+delivers('which delivers');
+$httpd->graceful;
+my $after = next_pid($new);
+ok(!running($new), 'a reload replaces it');
+delivers('and deliveries go on');
+kill KILL => $after;
+$httpd->graceful;
+$pid = wait_until { my @pids = $httpd->notifier_pids; @pids == 1 && $pids[0] != $after ? $pids[0] : 0 } 2, 'one notifier';
+delivers('also when it was killed just before the reload');
+
+# How soon it goes when it is told to, whatever is on the wire; and when httpd is told to reload
+$receiver->reply(path => '/s/2', hang => 1);
+$pg->sql('INSERT INTO t VALUES (2, 0)');
+$receiver->wait_for(++$n, 5);
+kill TERM => $pid;
+cmp_ok(gone_after($pid, time), '<', 0.2 * slow(), 'it is gone 200 ms after its SIGTERM, with a request on the wire');
+$pid = next_pid($pid);
+$receiver->wait_for(++$n, 5);
+$receiver->reset;
+$receiver->reply(path => '/s/2', hang => 1);
+kill USR1 => $httpd->pid;
+cmp_ok(gone_after($pid, time), '<', 0.5 * slow(), 'and soon after httpd was told to reload');
+$pid = next_pid($pid);
+$receiver->wait_for(++$n, 5);
+$receiver->reset;
+delivers('another key arrives all the same');
+
+# It exits with the code that tells httpd to end
+for my $how (qw(_exit exit)) {
+    spew($fault, $how);
+    $httpd->graceful;
+    $pid = next_pid($pid);
+    delivers('a new one works');    # so that it has its signal handlers
+    kill USR2 => $pid;
+    $pid = next_pid($pid);
+    is($httpd->get('/pubsubpull/', user => 'alice')->status, 200, "httpd survives $how(15) of the notifier");
+    spew($fault, '');
+    delivers('and the next one delivers');
+}
+
+# It aborts at every start
+spew($fault, 'abort');
+my $deaths = () = $httpd->log =~ /PSP0403/g;
+kill KILL => $pid;
+wait_until { (() = $httpd->log =~ /PSP0403/g) >= $deaths + 3 } 10, 'three notifiers to die';
+my $before = () = $httpd->log =~ /PSP0403/g;
+my $until = time + 3;
+my $served = 0;
+while (time < $until) { $served++ if $httpd->get('/pubsubpull/', user => 'alice')->status == 200; sleep 0.05 }
+cmp_ok($served, '>', 20, 'httpd serves while the notifier aborts at every start');
+cmp_ok((() = $httpd->log =~ /PSP0403/g) - $before, '<=', 1, 'and does not start one after the other');
+spew($fault, '');
+delivers('when it can run again it does, by itself', 20);
+is(scalar($httpd->notifier_pids), 1, 'there is one notifier');
+$httpd->expect_log(qr/PSP0403|AH00052|AH00051|AH00045|exit signal/);
+finish;
