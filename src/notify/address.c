@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* address.c: which addresses a notification may be sent to: not our own host, network or cloud. */
-#include "notify/private.h"
+#include "notify/wire.h"
 
 #include <string.h>
 

@@ -14,9 +14,7 @@
  *   place.c       how far a subscription is: positions, pages, what is done beyond the position
  *   send.c        picks what to send next, judges what came back
  *   target.c      the URL of one event
- *   deliver.c     PUT; the only file that knows curl
- *   sign.c        signatures; the only file that knows libcrypto
- *   address.c     which addresses may be connected to
+ *   deliver.c     PUT; the only file that knows curl; wire.h names what it is made of
  *   save.c        writes what was achieved to the database
  */
 #ifndef PSP_NOTIFY_PRIVATE_H
@@ -188,9 +186,9 @@ struct psp_sub_t {
     const char *const *keys; /* names of key columns, decoded */
     int nkeys;
     int plain;           /* the callback has no variables */
-    const char *header;  /* deliver.c: names it to the receiver */
+    char *header;        /* request.c: names it to the receiver */
     const char *headers; /* own ones, "Name: value" a line */
-    void *own;           /* deliver.c: these as curl wants them */
+    void *own;           /* deliver.c: these as curl wants them, in p */
     const char *secrets; /* comma-joined: signs with each; "": not at all */
     int cloudevents;
     apr_interval_time_t timeout, retry_first, retry_max;
@@ -448,22 +446,6 @@ int psp_deliver_fd(const psp_deliver_t *d);
 void psp_deliver_step(psp_deliver_t *d);
 /** Put on the wire what was started since; returns how many requests were answered at once. */
 int psp_deliver_kick(psp_deliver_t *d);
-
-/* --- sign.c --- */
-
-#define PSP_SIGNATURES 256 /* room for the header's value */
-
-/** The value of webhook-signature: `v1,<base64>` for each secret, joined by blanks (Standard Webhooks 1.0).
- * @param secrets comma-joined whsec_…; one that is none is left out
- * @param out room for PSP_SIGNATURES */
-void psp_sign(char *out, apr_size_t room, const char *secrets, const char *id,
-              const char *timestamp, const char *body, apr_size_t length);
-
-/* --- address.c --- */
-
-struct sockaddr;
-/** May a notification go to this address? Asked at each connect, after the name was resolved. */
-int psp_address_allowed(const psp_server_config_t *config, const struct sockaddr *address);
 
 /* --- save.c --- */
 

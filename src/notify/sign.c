@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sign.c: signatures of notifications (Standard Webhooks 1.0); the only file that knows libcrypto. */
-#include "notify/private.h"
+#include "notify/wire.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* request.c: what is sent for an event: method, header lines and body, as plain text. */
+#include "notify/wire.h"
+
+#include <string.h>
+
+#include <apr_strings.h>
+
+static char json_type[] = "Content-Type: application/json";
+static char cloudevents_type[] = "Content-Type: application/cloudevents+json; charset=UTF-8";
+static char cloudevents_batch_type[] =
+    "Content-Type: application/cloudevents-batch+json; charset=UTF-8";
+
+static char *type_line(const psp_event_t *e)
+{
+    if (!e->sub->cloudevents) {
+        return json_type;
+    }
+    return e->joined ? cloudevents_batch_type : cloudevents_type;
+}
+
+/* Spreads a number's bits, so that a sum of such stands for a set (the finalizer of MurmurHash3). */
+static apr_uint64_t mix(apr_uint64_t x)
+{
+    x = (x ^ x >> 33) * 0xff51afd7ed558ccdu;
+    x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53u;
+    return x ^ x >> 33;
+}
+
+/* The same on every try. A batch has the same id when it holds the same events. */
+static char *id_line(psp_request_t *r, const psp_event_t *first)
+{
+    const psp_event_t *e;
+    apr_uint64_t hash = 0;
+
+    if (!first->joined) {
+        apr_snprintf(r->id, sizeof r->id, "webhook-id: psp_%d_%" APR_INT64_T_FMT, first->sub->id,
+                     first->id);
+        return r->id;
+    }
+    for (e = first; e; e = e->batch_next) {
+        hash += mix((apr_uint64_t)e->id);
+    }
+    apr_snprintf(r->id, sizeof r->id, "webhook-id: psp_%d_b%" APR_UINT64_T_HEX_FMT, first->sub->id,
+                 hash);
+    return r->id;
+}
+
+/* The name is the administrators' own, but it must not end the header. */
+static char *name_line(psp_sub_t *sub)
+{
+    char *at;
+
+    if (!sub->header) {
+        sub->header = apr_pstrcat(sub->p, "PubSubPull-Subscription: ", sub->name, NULL);
+        for (at = sub->header; *at; at++) {
+            if ((unsigned char)*at < ' ' || *at == 0x7f) {
+                *at = '_';
+            }
+        }
+    }
+    return sub->header;
+}
+
+/* What the request was caused by becomes the trace of what it causes (W3C Trace Context). */
+static char *trace_line(psp_child_t *c, psp_request_t *r, const psp_event_t *e)
+{
+    const char *at;
+    char hex[33];
+    int n = 0;
+
+    for (at = e->request; *at && n < 32; at++) {
+        if (*at != '-') {
+            hex[n++] = *at;
+        }
+    }
+    hex[n] = '\0';
+    apr_snprintf(r->trace, sizeof r->trace, "traceparent: 00-%s-%08x%08x-01", hex,
+                 psp_child_random(c), psp_child_random(c) | 1);
+    return r->trace;
+}
+
+static char *signature_line(psp_request_t *r, const psp_event_t *e)
+{
+    apr_size_t name = apr_snprintf(r->signature, sizeof r->signature, "webhook-signature: ");
+
+    psp_sign(r->signature + name, sizeof r->signature - name, e->sub->secrets,
+             strchr(r->id, ' ') + 1, strchr(r->time, ' ') + 1, r->body, r->length);
+    return r->signature;
+}
+
+void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e)
+{
+    int n = 0;
+
+    r->method = e->deletes ? "DELETE" : "PUT";
+    r->body = e->joined ? e->joined : e->body;
+    r->length = e->deletes ? 0 : e->joined ? e->joined_length : e->length;
+    apr_snprintf(r->time, sizeof r->time, "webhook-timestamp: %" APR_INT64_T_FMT,
+                 (apr_int64_t)apr_time_sec(apr_time_now()));
+    r->lines[n++] = type_line(e);
+    r->lines[n++] = id_line(r, e);
+    r->lines[n++] = r->time;
+    r->lines[n++] = name_line(e->sub);
+    if (*e->request && !e->batch_next) {
+        r->lines[n++] = trace_line(c, r, e);
+    }
+    if (*e->sub->secrets) {
+        r->lines[n++] = signature_line(r, e);
+    }
+    r->count = n;
+}
+
+char **psp_request_own_lines(psp_sub_t *sub, int *count)
+{
+    apr_array_header_t *lines = apr_array_make(sub->p, 4, sizeof(char *));
+    char *line, *state = NULL;
+
+    for (line = apr_strtok(apr_pstrdup(sub->p, sub->headers), "\n", &state); line;
+         line = apr_strtok(NULL, "\n", &state)) {
+        APR_ARRAY_PUSH(lines, char *) = line;
+    }
+    *count = lines->nelts;
+    return (char **)lines->elts;
+}
