@@ -15,6 +15,12 @@ extern module AP_MODULE_DECLARE_DATA pubsubpull_module;
 
 typedef enum { PSP_RECORD_OFF = 0, PSP_RECORD_CHANGES = 1, PSP_RECORD_ALL = 2 } psp_record_t;
 
+/** A client certificate, with those that lead from it to an authority, and its key: text as in the files. */
+typedef struct psp_pem_t {
+    const char *certificate;
+    const char *key;
+} psp_pem_t;
+
 /** Per server. Set in the main server only, except base_url, which a virtual host may override. */
 typedef struct psp_server_config_t {
     const char *database;   /* conninfo as written, or exec:/path; NULL: the module is inert */
@@ -23,6 +29,8 @@ typedef struct psp_server_config_t {
     int pool_min, pool_max; /* PubSubPullPool, default 0 8 */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
+    const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */
+    psp_pem_t callback_certificate;   /* PubSubPullCallbackCertificate, NULLs: none */
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
 } psp_server_config_t;
 

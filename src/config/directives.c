@@ -178,6 +178,36 @@ static const char *add_deny(cmd_parms *cmd, void *dir, const char *arg)
     return error ? error : add_network(cmd, &c->callback_deny, arg);
 }
 
+/* Files are read now, while we may read them. */
+static const char *set_ca_file(cmd_parms *cmd, void *dir, const char *file)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error) {
+        error = psp_pem_read_authorities(cmd->pool, ap_server_root_relative(cmd->pool, file),
+                                         &c->callback_authorities);
+        error = error ? apr_pstrcat(cmd->pool, cmd->cmd->name, " ", error, NULL) : NULL;
+    }
+    return error;
+}
+
+static const char *set_certificate(cmd_parms *cmd, void *dir, const char *file, const char *keyfile)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error) {
+        error = psp_pem_read_certificate(
+            cmd->pool, ap_server_root_relative(cmd->pool, file),
+            keyfile ? ap_server_root_relative(cmd->pool, keyfile) : NULL, &c->callback_certificate);
+        error = error ? apr_pstrcat(cmd->pool, cmd->cmd->name, " ", error, NULL) : NULL;
+    }
+    return error;
+}
+
 static const char *set_enabled(cmd_parms *cmd, void *dir, int on)
 {
     psp_dir_config_t *c = dir;
@@ -289,6 +319,10 @@ const command_rec psp_config_directives[] = {
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,
                     "networks that callbacks must not be in"),
+    AP_INIT_TAKE1("PubSubPullCallbackCAFile", set_ca_file, NULL, RSRC_CONF,
+                  "CA certificates that https callbacks are verified with"),
+    AP_INIT_TAKE12("PubSubPullCallbackCertificate", set_certificate, NULL, RSRC_CONF,
+                   "certificate that is shown to https callbacks, and its key"),
     AP_INIT_FLAG("PubSubPull", set_enabled, NULL, ANYWHERE,
                  "On: requests get an identity that reaches the database session"),
     AP_INIT_TAKE1("PubSubPullRecord", set_record, NULL, ANYWHERE,

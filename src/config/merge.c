@@ -32,6 +32,9 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT(base_url);
     INHERIT(callback_allow);
     INHERIT(callback_deny);
+    INHERIT(callback_authorities);
+    INHERIT(callback_certificate.certificate);
+    INHERIT(callback_certificate.key);
     INHERIT(conninfo);
     INHERIT_INT(notifier);
     INHERIT_INT(pool_min);

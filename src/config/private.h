@@ -5,6 +5,8 @@
 
 #include <httpd.h>
 
+#include "config/config.h"
+
 /** True when PubSubPullDatabase names a program instead of a connection string. */
 int psp_config_is_exec(const char *database);
 
@@ -18,5 +20,12 @@ const char *psp_config_check_exec(apr_pool_t *p, const char *database);
  */
 const char *psp_config_run_exec(const char **conninfo, const char *database, apr_pool_t *p,
                                 apr_status_t *rv);
+
+/** Read a file of CA certificates. @return NULL, or what is wrong, to follow the name of the directive */
+const char *psp_pem_read_authorities(apr_pool_t *p, const char *file, const char **text);
+
+/** Read a certificate and its key, which must match; keyfile NULL: both are in one file. */
+const char *psp_pem_read_certificate(apr_pool_t *p, const char *file, const char *keyfile,
+                                     psp_pem_t *pem);
 
 #endif

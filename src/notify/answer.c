@@ -11,10 +11,14 @@ void psp_answer_begin(psp_answer_t *a)
 {
     a->header_bytes = a->body_bytes = a->kept = 0;
     a->final = a->answered = 0;
+    a->body[0] = '\0';
 }
 
-int psp_answer_header(psp_answer_t *a, const char *data, apr_size_t length)
+apr_size_t psp_answer_header(char *data, apr_size_t size, apr_size_t n, void *answer)
 {
+    psp_answer_t *a = answer;
+    apr_size_t length = size * n;
+
     a->header_bytes += length;
     if (a->header_bytes > HEADERS_MAX) {
         return 0;
@@ -27,20 +31,22 @@ int psp_answer_header(psp_answer_t *a, const char *data, apr_size_t length)
     if (a->final && length <= 2 && (*data == '\r' || *data == '\n')) {
         a->answered = 1;
     }
-    return 1;
+    return length;
 }
 
-int psp_answer_body(psp_answer_t *a, const char *data, apr_size_t length)
+apr_size_t psp_answer_body(char *data, apr_size_t size, apr_size_t n, void *answer)
 {
-    apr_size_t room = PSP_PUT_KEPT - a->kept;
+    psp_answer_t *a = answer;
+    apr_size_t length = size * n, room = PSP_PUT_KEPT - a->kept;
 
     if (room > 0) {
         room = length < room ? length : room;
         memcpy(a->body + a->kept, data, room);
         a->kept += room;
+        a->body[a->kept] = '\0';
     }
     a->body_bytes += length;
-    return a->body_bytes <= BODY_MAX;
+    return a->body_bytes <= BODY_MAX ? length : 0;
 }
 
 int psp_answer_endless(const psp_answer_t *a)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* child.c: the notifier process: privileges, signals, event loop, leaving. One thread, nothing blocks. */
-#include "notify/private.h"
+#include "notify/wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,8 +30,6 @@ APLOG_USE_MODULE(pubsubpull);
 #define LEAVE_ALL apr_time_from_msec(145)
 #define ROUNDS 8 /* of sending in one turn */
 #define TURN_MAX apr_time_from_sec(1)
-#define FILES_WANTED 4096 /* if the system lets us */
-#define OTHER_FILES 64    /* logs, sessions, pipes */
 
 enum { SIGNALS, WAKE, WIRES, DB, RECORDS_DB, FILES };
 
@@ -76,25 +73,6 @@ void *psp_child_alloc(void *old, apr_size_t size)
         _exit(1);
     }
     return made;
-}
-
-/* Half of the files we may open for requests, the other half for connections kept for the next. */
-int psp_child_sockets(void)
-{
-    struct rlimit files;
-    rlim_t most;
-
-    if (getrlimit(RLIMIT_NOFILE, &files) != 0) {
-        return 64;
-    }
-    if (files.rlim_cur < FILES_WANTED && files.rlim_max > files.rlim_cur) {
-        files.rlim_cur = files.rlim_max < FILES_WANTED ? files.rlim_max : FILES_WANTED;
-        if (setrlimit(RLIMIT_NOFILE, &files) != 0 && getrlimit(RLIMIT_NOFILE, &files) != 0) {
-            return 64;
-        }
-    }
-    most = files.rlim_cur > FILES_WANTED ? FILES_WANTED : files.rlim_cur;
-    return (int)(most > 4 * OTHER_FILES ? (most - OTHER_FILES) / 2 : most / 4);
 }
 
 /* --- Becoming a process of its own --- */
@@ -222,7 +200,8 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     c->lanes = psp_lanes_make(c);
     c->sender = psp_sender_make(c);
     c->saver = psp_saver_make(c);
-    c->deliver = psp_deliver_make(c);
+    c->sockets = psp_sockets_make(c);
+    c->deliver = c->sockets ? psp_deliver_make(c) : NULL;
     return c->deliver ? c : NULL;
 }
 
@@ -335,7 +314,7 @@ static void run(psp_child_t *c, pid_t parent)
     struct pollfd files[FILES] = {
         [SIGNALS] = {signal_pipe[0], POLLIN, 0},
         [WAKE] = {psp_record_wake_fd(), POLLIN, 0},
-        [WIRES] = {psp_deliver_fd(c->deliver), POLLIN, 0},
+        [WIRES] = {psp_sockets_fd(c->sockets), POLLIN, 0},
     };
 
     c->next = c->now;

@@ -15,19 +15,21 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
+#if LIBCURL_VERSION_NUM < 0x075700
+#error "libcurl 7.87 is needed: those before wait for name servers that hang"
+#endif
+
 #ifndef PSP_VERSION
 #define PSP_VERSION "0.1"
 #endif
-
-/* Headers of each request: what libcurl would add by itself, then the lines of the request. */
-enum { H_EXPECT, H_ACCEPT, H_FIRST, H_COUNT = H_FIRST + PSP_REQUEST_LINES };
 
 typedef struct wire_t {
     struct wire_t *next; /* while free */
     psp_deliver_t *d;
     CURL *easy;
     psp_event_t *e; /* borrowed while the request is under way */
-    struct curl_slist headers[H_COUNT];
+    apr_int64_t started;
+    struct curl_slist headers[PSP_REQUEST_LINES + 2];
     psp_request_t request;
     psp_answer_t answer;
     psp_socket_fault_t fault;
@@ -37,31 +39,24 @@ typedef struct wire_t {
 struct psp_deliver_t {
     psp_child_t *c;
     CURLM *multi;
-    psp_sockets_t *sockets;
-    int most;          /* requests at a time that files should suffice for */
-    int max;           /* as it turned out lately */
+    int http2;         /* this libcurl speaks it */
     apr_int64_t timer; /* when curl wants to be called, 0: not */
     wire_t *idle;
 };
 
 /* --- What curl asks of us --- */
 
-static int on_socket(CURL *easy, curl_socket_t fd, int what, void *baton, void *known)
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *baton, void *unused)
 {
-    psp_deliver_t *d = baton;
+    psp_sockets_t *sockets = baton;
 
     (void)easy;
+    (void)unused;
     if (what == CURL_POLL_REMOVE) {
-        psp_socket_leave(d->sockets, fd);
+        psp_socket_leave(sockets, fd);
         return 0;
     }
-    if (!psp_socket_watch(d->sockets, fd, what & CURL_POLL_IN, what & CURL_POLL_OUT, !!known)) {
-        return -1;
-    }
-    if (!known) {
-        (void)curl_multi_assign(d->multi, fd, d); /* fails for unknown sockets only */
-    }
-    return 0;
+    return psp_socket_watch(sockets, fd, what & CURL_POLL_IN, what & CURL_POLL_OUT) ? 0 : -1;
 }
 
 static int on_timer(CURLM *multi, long ms, void *baton)
@@ -81,46 +76,12 @@ static curl_socket_t on_open(void *baton, curlsocktype purpose, struct curl_sock
     if (purpose != CURLSOCKTYPE_IPCXN) {
         return CURL_SOCKET_BAD;
     }
-    fd = psp_socket_open(w->d->sockets, address->socktype, address->protocol, &address->addr,
+    fd = psp_socket_open(w->d->c->sockets, address->socktype, address->protocol, &address->addr,
                          &w->fault);
     return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
 
-static size_t on_header(char *data, size_t size, size_t n, void *baton)
-{
-    wire_t *w = baton;
-
-    return psp_answer_header(&w->answer, data, size * n) ? size * n : 0;
-}
-
-static size_t on_body(char *data, size_t size, size_t n, void *baton)
-{
-    wire_t *w = baton;
-
-    return psp_answer_body(&w->answer, data, size * n) ? size * n : 0;
-}
-
 /* --- Wires --- */
-
-/* Names without a value: libcurl leaves them out. Expect would cost a round trip. */
-static void link_headers(wire_t *w)
-{
-    static char expect[] = "Expect:";
-    static char accept[] = "Accept:";
-    int i;
-
-    w->headers[H_EXPECT].data = expect;
-    w->headers[H_ACCEPT].data = accept;
-    for (i = 0; i < H_COUNT - 1; i++) {
-        w->headers[i].next = &w->headers[i + 1];
-    }
-}
-
-/* An option that this libcurl lacks or refuses would leave a hole: none may fail. */
-static int set_up(wire_t *w)
-{
-    CURL *h = w->easy;
-    CURLcode rc = CURLE_OK;
 
 #define SET(option, value)                                                                         \
     do {                                                                                           \
@@ -128,19 +89,49 @@ static int set_up(wire_t *w)
             rc = curl_easy_setopt(h, option, value);                                               \
         }                                                                                          \
     } while (0)
-#if LIBCURL_VERSION_NUM >= 0x075500
+
+/* Text in memory that stays there as long as we do. */
+static struct curl_blob blob(const char *text)
+{
+    return (struct curl_blob){(void *)text, strlen(text), CURL_BLOB_NOCOPY};
+}
+
+/* Who receivers must be, and who we are: files that we could not read ourselves. */
+static CURLcode set_up_tls(CURL *h, const psp_server_config_t *config)
+{
+    CURLcode rc = CURLE_OK;
+
+    SET(CURLOPT_SSL_VERIFYPEER, 1L);
+    SET(CURLOPT_SSL_VERIFYHOST, 2L);
+    SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    if (config->callback_authorities) {
+        struct curl_blob authorities = blob(config->callback_authorities);
+
+        SET(CURLOPT_CAINFO_BLOB, &authorities);
+        SET(CURLOPT_CAPATH, NULL);
+    }
+    if (config->callback_certificate.certificate) {
+        struct curl_blob certificate = blob(config->callback_certificate.certificate);
+        struct curl_blob key = blob(config->callback_certificate.key);
+
+        SET(CURLOPT_SSLCERT_BLOB, &certificate);
+        SET(CURLOPT_SSLKEY_BLOB, &key);
+    }
+    return rc;
+}
+
+/* An option that this libcurl lacks or refuses would leave a hole: none may fail. */
+static int set_up(wire_t *w)
+{
+    CURL *h = w->easy;
+    CURLcode rc = set_up_tls(h, w->d->c->config);
+
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
-    SET(CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
-#else
-    SET(CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-    SET(CURLOPT_REDIR_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x075700
     SET(CURLOPT_QUICK_EXIT, 1L); /* a name server that hangs must not hold the loop */
-#endif
-    SET(CURLOPT_HTTPHEADER, w->headers);
     SET(CURLOPT_USERAGENT, "mod_pubsubpull/" PSP_VERSION);
-    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_MAXAGE_CONN, 60L);
+    SET(CURLOPT_MAXLIFETIME_CONN, 600L); /* the name may mean another host by now */
     SET(CURLOPT_FOLLOWLOCATION, 0L);
     SET(CURLOPT_PROXY, "");
     SET(CURLOPT_NOPROXY, "*");
@@ -152,13 +143,12 @@ static int set_up(wire_t *w)
     SET(CURLOPT_BUFFERSIZE, 4096L);
     SET(CURLOPT_OPENSOCKETFUNCTION, on_open);
     SET(CURLOPT_OPENSOCKETDATA, w);
-    SET(CURLOPT_HEADERFUNCTION, on_header);
-    SET(CURLOPT_HEADERDATA, w);
-    SET(CURLOPT_WRITEFUNCTION, on_body);
-    SET(CURLOPT_WRITEDATA, w);
+    SET(CURLOPT_HEADERFUNCTION, psp_answer_header);
+    SET(CURLOPT_HEADERDATA, &w->answer);
+    SET(CURLOPT_WRITEFUNCTION, psp_answer_body);
+    SET(CURLOPT_WRITEDATA, &w->answer);
     SET(CURLOPT_ERRORBUFFER, w->error);
     SET(CURLOPT_PRIVATE, w);
-#undef SET
     return rc == CURLE_OK;
 }
 
@@ -174,7 +164,6 @@ static wire_t *take_wire(psp_deliver_t *d)
     memset(w, 0, sizeof *w);
     w->d = d;
     w->easy = curl_easy_init();
-    link_headers(w);
     if (!w->easy || !set_up(w)) {
         ap_log_error(APLOG_MARK, APLOG_ERR, APR_EGENERAL, d->c->server,
                      "PSP0451: libcurl cannot do what is needed to notify");
@@ -194,81 +183,119 @@ static void put_back(psp_deliver_t *d, wire_t *w)
 
 /* --- Requests --- */
 
-/* The subscription's own headers, linked once, in its pool. */
-static struct curl_slist *own_headers(psp_sub_t *sub)
+/* Names without a value: libcurl leaves them out. Expect would cost a round trip. */
+static void write_headers(wire_t *w)
 {
-    struct curl_slist *list;
-    char **lines;
-    int i, count;
+    static char expect[] = "Expect:", accept[] = "Accept:";
+    int i, n = w->request.count;
 
-    if (sub->own || !*sub->headers) {
-        return sub->own;
+    for (i = 0; i < n; i++) {
+        w->headers[i].data = w->request.lines[i];
+        w->headers[i].next = &w->headers[i + 1];
     }
-    lines = psp_request_own_lines(sub, &count);
-    list = apr_pcalloc(sub->p, (apr_size_t)count * sizeof *list);
-    for (i = 0; i < count; i++) {
-        list[i].data = lines[i];
-        list[i].next = i + 1 < count ? &list[i + 1] : NULL;
-    }
-    sub->own = list;
-    return list;
+    w->headers[n] = (struct curl_slist){expect, &w->headers[n + 1]};
+    w->headers[n + 1] = (struct curl_slist){accept, NULL};
 }
 
-static void write_headers(wire_t *w, psp_sub_t *sub)
+/* Over https the receiver may choose HTTP/2, and then one connection serves many requests. When it did so
+ * before, it is no loss to wait for one that is being made; but what fails keeps to itself. */
+static CURLcode set_request(wire_t *w, const char *url)
 {
-    int i;
+    const psp_sub_t *sub = w->e->sub;
+    const psp_request_t *r = &w->request;
+    int https = strncasecmp(url, "https:", 6) == 0;
+    int alone = w->e->lost || sub->failures;
+    CURL *h = w->easy;
+    CURLcode rc = CURLE_OK;
 
-    for (i = 0; i < w->request.count; i++) {
-        w->headers[H_FIRST + i].data = w->request.lines[i];
-        w->headers[H_FIRST + i].next = &w->headers[H_FIRST + i + 1];
-    }
-    w->headers[H_FIRST + i - 1].next = own_headers(sub);
+    SET(CURLOPT_URL, url);
+    SET(CURLOPT_HTTP_VERSION,
+        (long)(https && w->d->http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
+    SET(CURLOPT_PIPEWAIT, sub->http2 && !alone ? 1L : 0L);
+    SET(CURLOPT_FRESH_CONNECT, sub->http2 && alone ? 1L : 0L);
+    SET(CURLOPT_CUSTOMREQUEST, r->method);
+    SET(CURLOPT_HTTPHEADER, w->headers);
+    SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->length);
+    SET(CURLOPT_POSTFIELDS, r->body);
+    SET(CURLOPT_TIMEOUT_MS, (long)apr_time_as_msec(sub->timeout));
+    return rc;
 }
 
 apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
 {
     wire_t *w = take_wire(d);
-    const psp_request_t *r;
 
     if (!w) {
         return APR_EGENERAL;
     }
     w->e = e;
+    w->started = d->c->now;
     w->fault = PSP_SOCKET_FINE;
     psp_answer_begin(&w->answer);
     w->error[0] = '\0';
-    r = &w->request;
     psp_request_compose(d->c, &w->request, e);
-    write_headers(w, e->sub);
-    if (curl_easy_setopt(w->easy, CURLOPT_URL, url) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_CUSTOMREQUEST, r->method) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->length) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_POSTFIELDS, r->body) != CURLE_OK ||
-        curl_easy_setopt(w->easy, CURLOPT_TIMEOUT_MS, (long)apr_time_as_msec(e->sub->timeout)) !=
-            CURLE_OK ||
-        curl_multi_add_handle(d->multi, w->easy) != CURLM_OK) {
+    write_headers(w);
+    if (set_request(w, url) != CURLE_OK || curl_multi_add_handle(d->multi, w->easy) != CURLM_OK) {
         put_back(d, w);
         return APR_EGENERAL;
     }
     return APR_SUCCESS;
 }
 
-/* In words that tell the causes apart, with libcurl's detail where it has one. */
+/* A time-out's stage, as far as libcurl does not say it. */
+static int in_handshake(const wire_t *w)
+{
+    curl_off_t connected = 0, secured = 0;
+    char *scheme = NULL;
+
+    (void)curl_easy_getinfo(w->easy, CURLINFO_SCHEME, &scheme);
+    (void)curl_easy_getinfo(w->easy, CURLINFO_CONNECT_TIME_T, &connected);
+    (void)curl_easy_getinfo(w->easy, CURLINFO_APPCONNECT_TIME_T, &secured);
+    return scheme && strcasecmp(scheme, "https") == 0 && connected > 0 && secured == 0;
+}
+
+/* In words that tell the causes apart, with libcurl's detail. */
 static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t size)
 {
-    const char *detail = w->error[0] ? w->error : curl_easy_strerror(rc);
+    const char *detail = w->error[0] ? w->error : curl_easy_strerror(rc), *what = "";
 
     if (w->fault == PSP_SOCKET_DENIED) {
         return "no notification may be sent to the callback's address (PubSubPullCallbackAllow)";
     }
-    if (rc == CURLE_OPERATION_TIMEDOUT) {
-        apr_snprintf(text, size, "no answer in time: %s", detail);
-        return text;
-    }
     if (psp_answer_endless(&w->answer)) {
         return "the answer's headers did not end";
     }
-    return detail;
+    if (rc == CURLE_OPERATION_TIMEDOUT) {
+        what = in_handshake(w) ? "no TLS handshake in time: " : "no answer in time: ";
+    }
+    else if (rc == CURLE_PEER_FAILED_VERIFICATION) {
+        what = "the receiver's certificate is not trusted: ";
+    }
+    else if (rc == CURLE_SSL_CONNECT_ERROR || rc == CURLE_SSL_CERTPROBLEM) {
+        what = "no TLS connection: ";
+    }
+    apr_snprintf(text, size, "%s%s", what, detail);
+    return text;
+}
+
+/* Where requests share a connection, a time-out ends one of them. When nothing at all came for so long, the
+ * connection is dead, and the next one would wait for it in vain, too. */
+static psp_put_outcome_t judge(const wire_t *w, CURLcode rc)
+{
+    curl_socket_t fd = CURL_SOCKET_BAD;
+    long made = 1;
+
+    (void)curl_easy_getinfo(w->easy, CURLINFO_ACTIVESOCKET, &fd);
+    (void)curl_easy_getinfo(w->easy, CURLINFO_NUM_CONNECTS, &made);
+    if (w->fault == PSP_SOCKET_NONE_LEFT) {
+        return PSP_PUT_LOCAL;
+    }
+    if (rc == CURLE_OPERATION_TIMEDOUT && fd != CURL_SOCKET_BAD) {
+        psp_socket_drop_if_mute(w->d->c->sockets, fd, w->started);
+    }
+    return rc != CURLE_OPERATION_TIMEDOUT && fd == CURL_SOCKET_BAD && made == 0 && w->e->sub->http2
+               ? PSP_PUT_LOST
+               : PSP_PUT_FAILED;
 }
 
 static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
@@ -276,27 +303,25 @@ static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
     char text[CURL_ERROR_SIZE + 64];
     psp_put_result_t result = {0};
     psp_event_t *e = w->e;
-    long status = 0;
+    long status = 0, version = 0;
     curl_off_t retry_after = 0;
 
     if (w->answer.answered) { /* whatever became of the body: the receiver has spoken */
         result.outcome = PSP_PUT_ANSWERED;
         (void)curl_easy_getinfo(w->easy, CURLINFO_RESPONSE_CODE, &status);
+        (void)curl_easy_getinfo(w->easy, CURLINFO_HTTP_VERSION, &version);
         (void)curl_easy_getinfo(w->easy, CURLINFO_RETRY_AFTER, &retry_after);
+        e->sub->http2 = version == CURL_HTTP_VERSION_2_0;
         result.status = (int)status;
         result.retry_after = retry_after > 86400 ? 86400 : (int)retry_after;
-        w->answer.body[w->answer.kept] = '\0';
         result.error = w->answer.body;
     }
     else {
-        result.outcome = w->fault == PSP_SOCKET_NONE_LEFT ? PSP_PUT_LOCAL : PSP_PUT_FAILED;
+        result.outcome = judge(w, rc);
         result.error = explain(w, rc, text, sizeof text);
     }
-    if (result.outcome == PSP_PUT_LOCAL && d->c->flying > 1) {
-        d->max = d->c->flying - 1; /* so many sockets there are */
-    }
-    else if (w->answer.answered && d->max < d->most) {
-        d->max++;
+    if (w->answer.answered || result.outcome == PSP_PUT_LOCAL) {
+        psp_sockets_learn(d->c->sockets, w->answer.answered);
     }
     (void)curl_multi_remove_handle(d->multi, w->easy);
     psp_sender_done(d->c, e, &result);
@@ -304,16 +329,6 @@ static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
 }
 
 /* --- The loop's side --- */
-
-int psp_deliver_max(const psp_deliver_t *d)
-{
-    return d->max;
-}
-
-int psp_deliver_fd(const psp_deliver_t *d)
-{
-    return psp_sockets_fd(d->sockets);
-}
 
 static int collect(psp_deliver_t *d)
 {
@@ -368,7 +383,7 @@ static void on_ready(void *baton, int fd, int in, int out, int broken)
 
 void psp_deliver_step(psp_deliver_t *d)
 {
-    psp_sockets_step(d->sockets, on_ready, d);
+    psp_sockets_step(d->c->sockets, on_ready, d);
     (void)psp_deliver_kick(d);
     (void)collect(d);
 }
@@ -378,16 +393,17 @@ psp_deliver_t *psp_deliver_make(psp_child_t *c)
     psp_deliver_t *d = apr_pcalloc(c->p, sizeof *d);
 
     d->c = c;
-    d->most = d->max = psp_child_sockets();
-    d->sockets = psp_sockets_make(c);
-    if (!d->sockets || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
         (d->multi = curl_multi_init()) == NULL ||
         curl_multi_setopt(d->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
-        curl_multi_setopt(d->multi, CURLMOPT_SOCKETDATA, d) != CURLM_OK ||
+        curl_multi_setopt(d->multi, CURLMOPT_SOCKETDATA, c->sockets) != CURLM_OK ||
         curl_multi_setopt(d->multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
         curl_multi_setopt(d->multi, CURLMOPT_TIMERDATA, d) != CURLM_OK ||
-        curl_multi_setopt(d->multi, CURLMOPT_MAXCONNECTS, (long)(2 * d->most)) != CURLM_OK) {
+        curl_multi_setopt(d->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX) != CURLM_OK ||
+        curl_multi_setopt(d->multi, CURLMOPT_MAXCONNECTS, 2L * psp_sockets_max(c->sockets)) !=
+            CURLM_OK) {
         return NULL;
     }
+    d->http2 = (curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_HTTP2) != 0;
     return d;
 }

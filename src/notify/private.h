@@ -52,6 +52,7 @@ typedef struct psp_due_t psp_due_t;
 typedef struct psp_lanes_t psp_lanes_t;
 typedef struct psp_sender_t psp_sender_t;
 typedef struct psp_saver_t psp_saver_t;
+typedef struct psp_sockets_t psp_sockets_t;
 typedef struct psp_deliver_t psp_deliver_t;
 
 /** What the parent tells a child that it starts. */
@@ -88,6 +89,7 @@ struct psp_child_t {
     psp_lanes_t *lanes;
     psp_sender_t *sender;
     psp_saver_t *saver;
+    psp_sockets_t *sockets;
     psp_deliver_t *deliver;
 };
 
@@ -148,6 +150,7 @@ struct psp_event_t {
     apr_size_t joined_length;
     char request[PSP_UUID_LENGTH + 1]; /* what caused it, or "" */
     int attempts;                      /* failed so far */
+    int lost;                          /* once its connection broke under others' requests */
     int barrier; /* everything before it has to be finished, and nothing after it starts */
     char *key;   /* NULL: none, and then it is a barrier */
     char *body;
@@ -188,7 +191,8 @@ struct psp_sub_t {
     int plain;           /* the callback has no variables */
     char *header;        /* request.c: names it to the receiver */
     const char *headers; /* own ones, "Name: value" a line */
-    void *own;           /* deliver.c: these as curl wants them, in p */
+    char **own;          /* request.c: these, line by line */
+    int http2;           /* deliver.c: the receiver spoke it the last time */
     const char *secrets; /* comma-joined: signs with each; "": not at all */
     int cloudevents;
     apr_interval_time_t timeout, retry_first, retry_max;
@@ -268,9 +272,6 @@ apr_uint32_t psp_child_random(psp_child_t *c);
 
 /** realloc; when there is no memory the process ends, to be restarted: nothing is lost by that. */
 void *psp_child_alloc(void *old, apr_size_t size);
-
-/** Most requests at a time, given how many files the process may open; it asks the system for more. */
-int psp_child_sockets(void);
 
 /* --- gate.c --- */
 
@@ -407,6 +408,7 @@ void psp_place_write(const psp_sub_t *sub, struct psp_json_t *j);
 typedef enum {
     PSP_PUT_ANSWERED, /* status is set */
     PSP_PUT_FAILED,   /* error says why */
+    PSP_PUT_LOST,     /* a connection that others had made and used broke: it may be their fault */
     PSP_PUT_LOCAL     /* our own fault, e.g. no more sockets: not the receiver's failure */
 } psp_put_outcome_t;
 
@@ -435,14 +437,10 @@ const char *psp_target(apr_pool_t *p, const psp_sub_t *sub, const char *key, con
 
 /* --- deliver.c --- */
 
-/** Makes the machinery; the number of requests at a time follows from what the process may open. */
 psp_deliver_t *psp_deliver_make(psp_child_t *c);
-/** Most requests at a time. */
-int psp_deliver_max(const psp_deliver_t *d);
 /** Start a PUT; psp_sender_done is called later, never from within. The event stays where it is until then. */
 apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url);
-/** A file to wait for (readable). */
-int psp_deliver_fd(const psp_deliver_t *d);
+/** Go on where sockets are ready. */
 void psp_deliver_step(psp_deliver_t *d);
 /** Put on the wire what was started since; returns how many requests were answered at once. */
 int psp_deliver_kick(psp_deliver_t *d);

@@ -89,8 +89,27 @@ static char *signature_line(psp_request_t *r, const psp_event_t *e)
     return r->signature;
 }
 
+/* The subscription's own, ended by NULL, in its pool. */
+static char **own_lines(psp_sub_t *sub)
+{
+    apr_array_header_t *lines;
+    char *line, *state = NULL;
+
+    if (!sub->own) {
+        lines = apr_array_make(sub->p, 4, sizeof(char *));
+        for (line = apr_strtok(apr_pstrdup(sub->p, sub->headers), "\n", &state); line;
+             line = apr_strtok(NULL, "\n", &state)) {
+            APR_ARRAY_PUSH(lines, char *) = line;
+        }
+        APR_ARRAY_PUSH(lines, char *) = NULL;
+        sub->own = (char **)lines->elts;
+    }
+    return sub->own;
+}
+
 void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e)
 {
+    char **own;
     int n = 0;
 
     r->method = e->deletes ? "DELETE" : "PUT";
@@ -108,18 +127,8 @@ void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e)
     if (*e->sub->secrets) {
         r->lines[n++] = signature_line(r, e);
     }
-    r->count = n;
-}
-
-char **psp_request_own_lines(psp_sub_t *sub, int *count)
-{
-    apr_array_header_t *lines = apr_array_make(sub->p, 4, sizeof(char *));
-    char *line, *state = NULL;
-
-    for (line = apr_strtok(apr_pstrdup(sub->p, sub->headers), "\n", &state); line;
-         line = apr_strtok(NULL, "\n", &state)) {
-        APR_ARRAY_PUSH(lines, char *) = line;
+    for (own = own_lines(e->sub); *own && n < PSP_REQUEST_LINES; own++) {
+        r->lines[n++] = *own;
     }
-    *count = lines->nelts;
-    return (char **)lines->elts;
+    r->count = n;
 }

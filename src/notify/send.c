@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* send.c: picks what to send next, subscription by subscription, and judges what came back. */
-#include "notify/private.h"
+#include "notify/wire.h"
 
 #include <string.h>
 
@@ -83,7 +83,7 @@ void psp_sender_forget(psp_child_t *c, psp_sub_t *sub)
 /* When sockets get scarce everybody gets few, so that slow receivers cannot take them all. */
 static int limit(const psp_child_t *c, const psp_sub_t *sub)
 {
-    int max = psp_deliver_max(c->deliver);
+    int max = psp_sockets_max(c->sockets);
     int fair = c->flying < max / 2 ? sub->concurrency : c->flying < max / 4 * 3 ? 2 : 1;
 
     return sub->concurrency < fair ? sub->concurrency : fair;
@@ -210,6 +210,10 @@ void psp_sender_done(psp_child_t *c, psp_event_t *e, const psp_put_result_t *res
         c->sender->not_before = c->now + PAUSE;
         psp_lane_return(c, e);
     }
+    else if (result->outcome == PSP_PUT_LOST && !e->lost) {
+        e->lost = 1; /* at once again, on a connection of its own */
+        psp_lane_return(c, e);
+    }
     else if (e->status >= 200 && e->status < 300) {
         succeeded(c, e);
     }
@@ -258,7 +262,7 @@ void psp_sender_step(psp_child_t *c)
         return;
     }
     apr_pool_clear(s->scratch);
-    while (c->now >= s->not_before && c->flying < psp_deliver_max(c->deliver) &&
+    while (c->now >= s->not_before && c->flying < psp_sockets_max(c->sockets) &&
            (sub = next_turn(s)) != NULL) {
         int due;
 

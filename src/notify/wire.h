@@ -12,14 +12,12 @@
 
 #include "notify/private.h"
 
-typedef struct psp_sockets_t psp_sockets_t;
-
 /* --- request.c --- */
 
 #define PSP_SIGNATURES 256 /* room for the value of webhook-signature */
-#define PSP_REQUEST_LINES 6
+#define PSP_REQUEST_LINES 32
 
-/** One request. It points into itself, the event and the subscription: no copy of it is any good. */
+/** One request. It points into itself and the event: no copy of it is any good. */
 typedef struct psp_request_t {
     const char *method;
     const char *body;
@@ -29,10 +27,7 @@ typedef struct psp_request_t {
     char id[64], time[48], trace[80], signature[24 + PSP_SIGNATURES];
 } psp_request_t;
 
-/** All but the subscription's own headers. */
 void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e);
-/** The subscription's own headers, in its pool. */
-char **psp_request_own_lines(psp_sub_t *sub, int *count);
 
 /* --- answer.c --- */
 
@@ -46,9 +41,9 @@ typedef struct psp_answer_t {
 } psp_answer_t;
 
 void psp_answer_begin(psp_answer_t *a);
-/** A header line; 0: that is enough, cut it off. */
-int psp_answer_header(psp_answer_t *a, const char *data, apr_size_t length);
-int psp_answer_body(psp_answer_t *a, const char *data, apr_size_t length);
+/** A header line, or part of the body, as libcurl hands it over. @return 0: that is enough, cut it off */
+apr_size_t psp_answer_header(char *data, apr_size_t size, apr_size_t n, void *answer);
+apr_size_t psp_answer_body(char *data, apr_size_t size, apr_size_t n, void *answer);
 /** It was cut off because its headers, those of 1xx included, did not end. */
 int psp_answer_endless(const psp_answer_t *a);
 
@@ -66,13 +61,19 @@ typedef enum {
 typedef void (*psp_socket_ready_t)(void *baton, int fd, int in, int out, int broken);
 
 psp_sockets_t *psp_sockets_make(psp_child_t *c);
+/** Most requests at a time: what the process may open files for, less when it turned out to be fewer. */
+int psp_sockets_max(const psp_sockets_t *s);
+/** A request ended: it had a socket (true) or got none. */
+void psp_sockets_learn(psp_sockets_t *s, int had);
 /** A file that is readable when one of the sockets is ready. */
 int psp_sockets_fd(const psp_sockets_t *s);
 /** A socket to connect to that address, or -1; fault stays as it was unless it is one of the above. */
-int psp_socket_open(const psp_sockets_t *s, int type, int protocol, const struct sockaddr *address,
+int psp_socket_open(psp_sockets_t *s, int type, int protocol, const struct sockaddr *address,
                     psp_socket_fault_t *fault);
-/** Wait for a socket; known: it is waited for already. 0 when that is impossible. */
-int psp_socket_watch(psp_sockets_t *s, int fd, int in, int out, int known);
+/** Wait for a socket, from now on for this. 0 when that is impossible. */
+int psp_socket_watch(psp_sockets_t *s, int fd, int in, int out);
+/** Break a connection on which nothing came since then, nor lately. */
+void psp_socket_drop_if_mute(const psp_sockets_t *s, int fd, apr_int64_t since);
 void psp_socket_leave(psp_sockets_t *s, int fd);
 /** Call for each socket that is ready now; never waits. */
 void psp_sockets_step(psp_sockets_t *s, psp_socket_ready_t ready, void *baton);

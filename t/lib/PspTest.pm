@@ -18,6 +18,7 @@ use PspTest::Client qw(http raw_http);
 use PspTest::Httpd;
 use PspTest::Postgres;
 use PspTest::Receiver;
+use PspTest::Secure;
 use PspTest::Service;
 use PspTest::Util qw(wait_until free_port tmp_dir repo build_dir slurp spew json to_json spawn alive slow);
 

@@ -21,7 +21,7 @@ sub launch {
     pipe my $child_in, my $in or die "pipe: $!";
     pipe my $out, my $child_out or die "pipe: $!";
     $self->{pid} = spawn(
-        cmd => ['/usr/bin/python3', '-B', repo('t/lib/receiver.py'), $self->{port}, "$self->{dir}/requests"],
+        cmd => [$self->command],
         in => $child_in, out => $child_out, log => "$self->{dir}/log");
     $in->autoflush(1);
     @{$self}{qw(in out)} = ($in, $out);
@@ -29,6 +29,11 @@ sub launch {
     close $child_out;
     defined(scalar <$out>) or die 'the receiver did not start: ' . PspTest::Util::slurp("$self->{dir}/log");
     return;
+}
+
+sub command {
+    my ($self) = @_;
+    return ('/usr/bin/python3', '-B', repo('t/lib/receiver.py'), $self->{port}, "$self->{dir}/requests");
 }
 
 # From now on connections to its port are refused.

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# http2.t: many requests on one connection: what becomes of one is not what becomes of the others.
+use PspTest;
+
+my $ca = PspTest::Secure::Authority->new('authority');
+my $psp = PspTest->up(config => "PubSubPullCallbackCAFile $ca->{cert}");
+my ($pg, $httpd) = ($psp->pg, $psp->httpd);
+my $h2 = PspTest::Secure->start(certificate => $ca->issue);
+my $h1 = PspTest::Secure->start(certificate => $ca->issue, http1 => 1);
+my @as = (user => 'billing');
+my $url = '/pubsubpull/subscriptions';
+my %retry = (retry => { first => 1, max => 1 });
+$psp->publish('public.t', 'id int PRIMARY KEY, v text');
+$psp->publish('public.mute', 'id int PRIMARY KEY');
+$psp->publish('public.odd', 'id int PRIMARY KEY, v text');
+
+sub connections { my %seen; $seen{ $_->{conn} }++ for @_; return scalar keys %seen }
+sub failures { return @{ $httpd->get("$url/$_[0]/failures/", @as)->json->{failures} } }
+
+# A connection that goes mute: takes ten seconds to be found out, in the background
+my $mute = PspTest::Secure->start(certificate => $ca->issue);
+$psp->subscribe('mute', { callback => $mute->url('/{id}'), table => 'public.mute', timeout => 2, %retry });
+$pg->sql('INSERT INTO mute VALUES (1)');
+$mute->wait_for(1, 10);
+$psp->subscribe('silent', { callback => $mute->url('/mute'), table => 'public.mute', timeout => 1, retry => { first => 900 } });
+$pg->sql('INSERT INTO mute VALUES (2)');
+my $muted = ($mute->wait_for(1, 10, qr{^/mute}))[0];
+my $since = time;
+
+# Multiplexing, and keep-alive where there is none
+for ([h2 => $h2, '2.0'], [h1 => $h1, '1.1']) {
+    my ($name, $receiver, $version) = @$_;
+    $psp->subscribe($name, { callback => $receiver->url('/slow/{id}'), table => 'public.t', concurrency => 8 });
+}
+$pg->sql(q{INSERT INTO t SELECT g, 'é' FROM generate_series(1, 200) g});
+for ([$h2, '2.0'], [$h1, '1.1']) {
+    my ($receiver, $version) = @$_;
+    my @put = $receiver->wait_for(200, 15);
+    is_deeply([sort { $a <=> $b } map { $_->json->{new}{id} } @put], [1 .. 200], "over HTTP/$version every change arrives once");
+    is(scalar(grep { $_->header('x-version') ne $version } @put), 0, "with HTTP/$version");
+    cmp_ok(connections(@put), '<=', 8, 'on as few connections as there are requests at a time');
+    cmp_ok((sort { $b <=> $a } map { $_->{in_flight} } @put)[0], '>', 4, 'which they share or fill');
+}
+my @late = (sort { $a->{time} <=> $b->{time} } $h2->requests)[100 .. 199];
+is(connections(@late), 1, 'HTTP/2 needs one only once it is known');
+$pg->sql(q{INSERT INTO t VALUES (1000, repeat('x', 3000000))});
+is(length(($h2->wait_for(201, 10))[-1]->json->{new}{v}), 3_000_000, 'a large body passes through the windows');
+$httpd->delete("$url/$_", @as) for qw(h1 h2);
+
+# One request that goes wrong, beside others on the same connection that go well
+$psp->subscribe($_, { callback => $h2->url("/$_/{id}"), table => 'public.odd', timeout => 2, retry => { first => 900 } }) for qw(reset die early endless);
+$psp->subscribe('fine', { callback => $h2->url('/slow/{id}'), table => 'public.odd', retry => { first => 900 } });
+$psp->subscribe('goaway', { callback => $h2->url('/goaway/{id}'), table => 'public.odd', %retry });
+$pg->sql(q{INSERT INTO odd VALUES (1, 'x')});
+$h2->wait_for(1, 10, qr{^/$_/}) for qw(reset die early endless goaway);
+$pg->sql(q{INSERT INTO odd SELECT g, 'x' FROM generate_series(2, 40) g});
+$h2->wait_for(40, 10, qr{^/goaway});
+wait_until { my %seen; $seen{ $_->path }++ for $h2->requests(qr{^/slow/\d+$}); keys %seen >= 40 } 10, 'all that were fine';
+is(scalar failures('goaway'), 0, 'a receiver that closes connections after each answer is no failure');
+is($httpd->get("$url/endless", @as)->json->{pending}, 0, 'a body without end is cut off: 200 is 200');
+wait_until { failures('reset') && failures('die') && failures('early') } 10, 'failures';
+like((failures('reset'))[0]{error}, qr/HTTP\/2 stream \d+ was not closed cleanly/, 'a stream that was reset');
+is((failures('die'))[0]{status}, undef, 'a connection that breaks');
+like((failures('early'))[0]{error}, qr/headers did not end/, '103 without end');
+
+# Back to the mute connection: it is found out after ten seconds, and until then each change that goes there is sent again elsewhere
+my ($lost, $id) = (0, 3);
+for (my $elsewhere = 0; !$elsewhere && $id < 20; $id++) {
+    $pg->sql('INSERT INTO mute VALUES (?)', $id);
+    my ($first) = $mute->wait_for(1, 10, qr{^/$id$});
+    $elsewhere = $first->{conn} ne $muted->{conn} && time - $since > 11;
+    $lost++ if $first->{conn} eq $muted->{conn};
+    wait_until { grep { $_->{conn} ne $muted->{conn} } $mute->requests(qr{^/$id$}) } 10, "change $id on another connection";
+}
+cmp_ok($lost, '>', 0, 'a connection that says nothing more is used');
+cmp_ok($id, '<', 20, "and left after a time ($lost were sent twice)");
+$httpd->expect_log(qr/PSP044\d/);
+finish;
