@@ -254,9 +254,16 @@ DECLARE
 BEGIN
   generation := pubsubpull.generation_now();
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
-                  ARRAY(SELECT i::int FROM jsonb_array_elements_text(j.value->'subscriptions') i) AS ids
+                  ARRAY(SELECT i::int FROM jsonb_array_elements_text(j.value->'subscriptions') i) AS ids, (j.value->>'versions')::numeric AS versions
            FROM jsonb_array_elements(groups) WITH ORDINALITY AS j(value, n) LOOP
     "group" := g.number;
+    -- Looked at after the target was taken: whoever replaces a subscription and then changes a row has the row sent by the new document.
+    IF (SELECT sum(s.version) FROM pubsubpull.subscription s WHERE s.id = ANY (g.ids)) IS DISTINCT FROM g.versions THEN
+      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; more := NULL;
+      "position" := g."position"::text;
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
     p := g."position";
     IF p."rows" IS NOT NULL THEN
       SELECT * INTO r FROM pubsubpull.rows_page(p, most);
@@ -306,7 +313,7 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int) IS
-  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send, and after them one with the group''s new position.';
+  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send, and after them one with the group''s new position. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
 
 DROP FUNCTION IF EXISTS pubsubpull.rows_page(pubsubpull.position, int); -- gave a number back once
 CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT more boolean)

@@ -133,4 +133,18 @@ is(join(' ', map { $_->path } $receiver->requests(qr{^/f})), '/f/2002 /f/2003', 
 is($httpd->put("$url/e/failures/", { state => 'pending' }, @as)->status, 200, 'where it is not mended');
 wait_until { my $f = $httpd->get("$url/e/failures/", @as)->json->{failures}; @$f == 3 && !grep { $_->{state} ne 'failed' } @$f } 10, 'it fails again';
 is(scalar $receiver->requests(qr{^/e}), 0, 'and nothing is sent');
+
+# Whoever replaces a subscription and then changes a row has the row sent by the new document; likewise paused and deleted
+for my $n (1 .. 15) {
+    $psp->subscribe('n', { callback => $receiver->url("/n$n/{id}"), table => 'public.t', on => ['insert'] });
+    $pg->sql('INSERT INTO t VALUES (?, 0)', 3000 + $n);
+    $receiver->wait_for($n, 10, qr{^/n});
+}
+is(join(' ', sort map { $_->path } $receiver->requests(qr{^/n})), join(' ', sort map { "/n$_/" . (3000 + $_) } 1 .. 15), 'each by the document of its time');
+$httpd->put("$url/n/state", { state => 'paused' }, @as);
+$pg->sql('INSERT INTO t VALUES (4000, 0)');
+$psp->subscribe('o', { callback => $receiver->url('/o/{id}'), table => 'public.t', since => 'now' });
+$pg->sql('INSERT INTO t VALUES (4001, 0)');
+$receiver->wait_for(1, 10, qr{^/o/4001});
+is(scalar $receiver->requests(qr{^/n\d+/4}), 0, 'nothing is sent once paused');
 finish;

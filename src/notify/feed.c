@@ -25,6 +25,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define READ_BYTES (8 * 1024 * 1024) /* of bodies, as well */
 #define GROUP_EVENTS 50000           /* at worst: each change is for each member of a group */
 #define RETRY apr_time_from_msec(200)
+#define STALE apr_time_from_msec(5) /* until the leases are known anew */
 #define SUSPECT_RETRY apr_time_from_sec(5)
 #define COMMITS apr_time_from_sec(1) /* a change may be seen so long after its generation */
 
@@ -48,6 +49,7 @@ enum { P_QUIET, P_GENERATION };
 
 typedef struct group_t {
     apr_array_header_t *ids; /* of int */
+    apr_int64_t versions;    /* added up */
     psp_pos_t *before;       /* counted */
 } group_t;
 
@@ -129,10 +131,12 @@ static void join(psp_feed_t *f, psp_sub_t *sub)
         }
         pos->stamp = f->stamp;
         pos->group = f->ngroups;
+        f->groups[f->ngroups].versions = 0;
         f->groups[f->ngroups].ids = apr_array_make(f->read_p, 8, sizeof(int));
         f->groups[f->ngroups++].before = psp_pos_share(pos);
     }
     APR_ARRAY_PUSH(f->groups[pos->group].ids, int) = sub->id;
+    f->groups[pos->group].versions += sub->version;
     sub->reading = pos->group + 1;
 }
 
@@ -179,6 +183,8 @@ static const char *write_groups(psp_feed_t *f)
         psp_json_raw(j, g ? ",{" : "{");
         psp_json_name(j, "position");
         psp_json_string(j, f->groups[g].before->text);
+        psp_json_name(j, "versions");
+        psp_json_int(j, f->groups[g].versions);
         psp_json_name(j, "subscriptions");
         psp_json_raw(j, "[");
         for (i = 0; i < f->groups[g].ids->nelts; i++) {
@@ -254,6 +260,12 @@ static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g
     psp_pos_t *pos;
     int i;
 
+    if (!value) { /* not read: one of them is not any more what we know */
+        psp_leases_ask(c);
+        f->not_before = c->now + STALE;
+        f->woken = 1;
+        return;
+    }
     if (!text || strcmp(text, group->before->text) == 0) {
         pos = psp_pos_share(group->before);
     }
