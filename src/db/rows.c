@@ -215,6 +215,9 @@ static psp_result_t from_error(psp_conn_t *c, apr_pool_t *p)
     if (http) {
         return from_problem(c->reply, http, p);
     }
+    if (strcmp(state, "25006") == 0) {
+        c->doomed = 1; /* another session may be let write, or find another server */
+    }
     result = from_meaning(state, p);
     if (result.http != 400) {
         (void)snprintf(cause, sizeof(cause), "%.5s: %s", state, message ? message : "no answer");

@@ -9,25 +9,63 @@ APLOG_USE_MODULE(pubsubpull);
 
 #define RETRY apr_time_from_msec(200)
 #define SCHEMA_RETRY apr_time_from_sec(5)
+#define QUIET apr_time_from_sec(10) /* between lines about refused calls */
+
+enum { DB = 1, RECORDS_DB = 2 };
+
+typedef struct watched_t {
+    psp_child_t *c;
+    int session;
+} watched_t;
 
 struct psp_gate_t {
+    watched_t watched[2];
     int open;
     int calling;
     apr_uint32_t connects; /* of the session when its schema was last asked for */
     apr_int64_t check_at;
-    int away; /* said in the log that the database is away */
+    int away; /* sessions that are; said in the log that the database is */
     apr_int64_t away_since;
-    int unfit;       /* said in the log that the schema does not fit */
-    char cause[512]; /* of the latest trouble, in the database's words */
+    apr_int64_t refused_at; /* said in the log that it refused a call */
+    int unfit;              /* said in the log that the schema does not fit */
+    char cause[512];        /* of the latest trouble, in the database's words */
 };
+
+static void returned(psp_child_t *c, int session)
+{
+    psp_gate_t *g = c->gate;
+
+    if (g->away == session) {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
+                     "PSP0411: the notifier has its database back, after %d s",
+                     (int)apr_time_sec(c->now - g->away_since));
+    }
+    g->away &= ~session;
+}
+
+/* What is refused is tried again, or said where it matters. */
+static void refused(psp_child_t *c, apr_status_t rv, const char *cause)
+{
+    psp_gate_t *g = c->gate;
+
+    if (!g->refused_at || c->now >= g->refused_at + QUIET) {
+        g->refused_at = c->now;
+        ap_log_error(APLOG_MARK, APLOG_INFO, rv, c->server,
+                     "PSP0437: the database refused a call of the notifier: %s", cause);
+    }
+}
 
 static void reported(void *baton, psp_db_event_t event, apr_status_t rv, const char *cause)
 {
-    psp_child_t *c = baton;
+    const watched_t *w = baton;
+    psp_child_t *c = w->c;
     psp_gate_t *g = c->gate;
 
     if (event == PSP_DB_CONNECTED) {
-        return; /* good news when the schema was seen */
+        if (w->session == RECORDS_DB) { /* of the other it is good news when the schema was seen */
+            returned(c, RECORDS_DB);
+        }
+        return;
     }
     apr_cpystrn(g->cause, cause, sizeof g->cause);
     if (event == PSP_DB_LATE) {
@@ -35,24 +73,43 @@ static void reported(void *baton, psp_db_event_t event, apr_status_t rv, const c
                      "PSP0412: the notifier gave up waiting for the database: %s", cause);
         return;
     }
-    if (event == PSP_DB_FAILED || g->away || c->stopping) {
+    if (event == PSP_DB_FAILED) {
+        refused(c, rv, cause);
         return;
     }
-    g->away = 1;
-    g->away_since = c->now;
-    ap_log_error(APLOG_MARK, APLOG_ERR, rv, c->server,
-                 "PSP0410: the notifier has no database; deliveries wait and records of requests "
-                 "are kept in memory: %s",
-                 cause);
+    if (event == PSP_DB_LOST) { /* another is opened at once; if that fails it is trouble */
+        ap_log_error(APLOG_MARK, APLOG_INFO, rv, c->server,
+                     "PSP0438: a session of the notifier ended: %s", cause);
+        return;
+    }
+    if (c->stopping) {
+        return;
+    }
+    if (!g->away) {
+        g->away_since = c->now;
+        ap_log_error(
+            APLOG_MARK, APLOG_ERR, rv, c->server,
+            "PSP0410: the notifier has no database; deliveries wait and records of requests "
+            "are kept in memory: %s",
+            cause);
+    }
+    g->away |= w->session;
 }
 
 psp_gate_t *psp_gate_make(psp_child_t *c)
 {
     psp_gate_t *g = apr_pcalloc(c->p, sizeof *g);
 
-    psp_session_report(c->db, reported, c);
-    psp_session_report(c->records_db, reported, c);
+    g->watched[0] = (watched_t){c, DB};
+    g->watched[1] = (watched_t){c, RECORDS_DB};
+    psp_session_report(c->db, reported, &g->watched[0]);
+    psp_session_report(c->records_db, reported, &g->watched[1]);
     return g;
+}
+
+int psp_gate_away(const psp_child_t *c)
+{
+    return c->gate->away != 0;
 }
 
 int psp_gate_open(const psp_child_t *c)
@@ -69,18 +126,6 @@ void psp_gate_doubt(psp_child_t *c)
 {
     c->gate->open = 0;
     c->gate->check_at = 0;
-}
-
-static void returned(psp_child_t *c)
-{
-    psp_gate_t *g = c->gate;
-
-    if (g->away) {
-        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
-                     "PSP0411: the notifier has its database back, after %d s",
-                     (int)apr_time_sec(c->now - g->away_since));
-    }
-    g->away = 0;
 }
 
 static void welcome(psp_child_t *c)
@@ -129,12 +174,12 @@ static void checked(void *baton, const psp_result_t *result, const psp_rows_t *r
     if (result->rv != APR_SUCCESS) {
         g->check_at = c->now + RETRY;
         if (result->http != HTTP_SERVICE_UNAVAILABLE) {
-            returned(c);
+            returned(c, DB);
             refuse(c, NULL);
         }
         return;
     }
-    returned(c);
+    returned(c, DB);
     version = psp_rows_count(rows) == 1 ? psp_rows_get(rows, 0, 0) : NULL;
     if (version && atoi(version) == PSP_SCHEMA_VERSION) {
         welcome(c);

@@ -28,6 +28,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define TRUST apr_time_from_sec(3)    /* send nothing when the last renewal is older */
 #define PAUSE apr_time_from_sec(1)    /* after a restart, or a lease that failed */
 #define ASKED apr_time_from_msec(20)  /* between calls that somebody asks for */
+#define RETRY apr_time_from_msec(200) /* after a conflict or the like */
 #define REFRESH apr_time_from_sec(60) /* read all anew: old secrets end by themselves */
 
 /* Columns of notify_renew. */
@@ -63,8 +64,9 @@ struct psp_leases_t {
     int leaving; /* subscriptions that are not active */
     int calling;
     int asked;
-    int differs;  /* what we hold is not what we know */
-    int troubled; /* said so in the log */
+    int differs;               /* what we hold is not what we know */
+    apr_int64_t failing_since; /* 0: the last call succeeded */
+    int troubled;              /* said so in the log */
     apr_int64_t sent_at;
     apr_int64_t renew_at;
     apr_int64_t refresh_at;
@@ -237,6 +239,32 @@ static void take(psp_child_t *c, apr_hash_t *places, const psp_rows_t *rows, int
     sub->parked = number(rows, row, L_PARKED);
 }
 
+/* The log is told once. Conflicts and time-outs are usual and worth a word only when they last. */
+static void failed(psp_child_t *c, const psp_result_t *result)
+{
+    psp_leases_t *l = c->leases;
+    int again = result->http == HTTP_SERVICE_UNAVAILABLE;
+
+    l->not_before = c->now + (again ? RETRY : PAUSE);
+    l->failing_since = l->failing_since ? l->failing_since : c->now;
+    if (!again) {
+        psp_gate_doubt(c);
+    }
+    if (l->troubled || psp_gate_away(c) || (again && c->now < l->failing_since + TRUST)) {
+        return;
+    }
+    l->troubled = 1;
+    if (again) {
+        ap_log_error(
+            APLOG_MARK, APLOG_ERR, result->rv, c->server,
+            "PSP0435: the leases cannot be renewed, and nothing is sent until they are: %s",
+            psp_gate_cause(c));
+        return;
+    }
+    ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
+                 "PSP0430: cannot lease subscriptions: %s", psp_gate_cause(c));
+}
+
 /* True when the call succeeded. */
 static int succeeded(psp_child_t *c, const psp_result_t *result)
 {
@@ -244,21 +272,18 @@ static int succeeded(psp_child_t *c, const psp_result_t *result)
 
     psp_child_again(c);
     l->calling = 0;
-    if (result->rv == APR_SUCCESS) {
-        l->troubled = 0;
-        return 1;
-    }
-    l->not_before = c->now + PAUSE;
-    if (result->http == HTTP_SERVICE_UNAVAILABLE) {
+    if (result->rv != APR_SUCCESS) {
+        failed(c, result);
         return 0;
     }
-    psp_gate_doubt(c);
-    if (!l->troubled) {
-        l->troubled = 1;
-        ap_log_error(APLOG_MARK, APLOG_ERR, result->rv, c->server,
-                     "PSP0430: cannot lease subscriptions: %s", psp_gate_cause(c));
+    if (l->troubled) {
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
+                     "PSP0436: the leases are renewed again, after %d s",
+                     (int)apr_time_sec(c->now - l->failing_since));
     }
-    return 0;
+    l->troubled = 0;
+    l->failing_since = 0;
+    return 1;
 }
 
 static void leased(void *baton, const psp_result_t *result, const psp_rows_t *rows)

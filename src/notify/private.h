@@ -279,6 +279,8 @@ psp_gate_t *psp_gate_make(psp_child_t *c);
 void psp_gate_step(psp_child_t *c);
 /** The database is there and speaks our version. */
 int psp_gate_open(const psp_child_t *c);
+/** It is away, and the log says so. */
+int psp_gate_away(const psp_child_t *c);
 /** A call failed that should not: look at the schema again before the next. */
 void psp_gate_doubt(psp_child_t *c);
 /** The latest trouble in the database's words, for the log only. */
