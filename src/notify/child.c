@@ -193,7 +193,8 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     }
     c->gate = psp_gate_make(c);
     c->records = psp_records_make(c);
-    c->leases = psp_leases_make(c, start->previous);
+    c->renew = psp_renew_make(c, start->previous);
+    c->leases = psp_leases_make(c);
     c->give = psp_give_make(c);
     c->feed = psp_feed_make(c);
     c->due = psp_due_make(c);
@@ -267,7 +268,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     c->next = c->now + TURN_MAX; /* from here on everybody says when */
     psp_gate_step(c);
     psp_records_step(c);
-    psp_leases_step(c);
+    psp_renew_step(c);
     psp_due_step(c);
     send_rounds(c);
     psp_saver_step(c); /* before the feed: what is owed has to be saved before anything is read */
@@ -293,7 +294,7 @@ static void leave(psp_child_t *c, struct pollfd *files)
         clean = psp_records_clean(c) && psp_saver_clean(c);
         if (!released &&
             ((clean && !c->flying) || (clean && spent > LEAVE_WIRE) || spent > LEAVE_SAVE)) {
-            psp_leases_release(c);
+            psp_renew_leave(c);
             released = 1;
             psp_session_step(c->records_db, psp_mono());
         }

@@ -160,7 +160,7 @@ void psp_due_step(psp_child_t *c)
 {
     psp_due_t *d = c->due;
 
-    if (d->calling || c->stopping || !psp_gate_open(c) || !psp_leases_valid(c) ||
+    if (d->calling || c->stopping || !psp_gate_open(c) || !psp_renew_valid(c) ||
         c->bytes > 2 * PSP_TOTAL_BYTES) {
         return;
     }

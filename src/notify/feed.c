@@ -299,7 +299,7 @@ static void take_generation(psp_child_t *c, const char *generation)
         f->moved_at = c->now;
     }
     if (f->moved_at && c->now < f->moved_at + COMMITS) {
-        psp_leases_ask(c);
+        psp_renew_ask(c);
     }
 }
 
@@ -493,7 +493,7 @@ void psp_feed_step(psp_child_t *c)
     const char *position;
     apr_int64_t when;
 
-    if (f->calling || f->probing || c->stopping || !psp_gate_open(c) || !psp_leases_valid(c) ||
+    if (f->calling || f->probing || c->stopping || !psp_gate_open(c) || !psp_renew_valid(c) ||
         psp_saver_owes(c)) {
         return;
     }

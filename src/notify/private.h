@@ -5,6 +5,7 @@
  *   child.c       the process: privileges, signals, event loop, leaving
  *   gate.c        is the database there, and is its schema ours?
  *   records.c     ring -> memory -> pubsubpull.record_requests
+ *   renew.c       keeps the leases in the database
  *   lease.c       which subscriptions this child serves; their coming and going
  *   give.c        subscriptions that other servers should have
  *   feed.c        reads changes, for many subscriptions at once, and holds back when they pile up
@@ -46,6 +47,7 @@ typedef struct psp_page_t psp_page_t;
 typedef struct psp_gate_t psp_gate_t;
 typedef struct psp_records_t psp_records_t;
 typedef struct psp_leases_t psp_leases_t;
+typedef struct psp_renew_t psp_renew_t;
 typedef struct psp_give_t psp_give_t;
 typedef struct psp_feed_t psp_feed_t;
 typedef struct psp_due_t psp_due_t;
@@ -82,6 +84,7 @@ struct psp_child_t {
     psp_session_t *records_db; /* request records and leases: short calls only */
     psp_gate_t *gate;
     psp_records_t *records;
+    psp_renew_t *renew;
     psp_leases_t *leases;
     psp_give_t *give;
     psp_feed_t *feed;
@@ -297,21 +300,32 @@ int psp_records_clean(const psp_child_t *c);
 /** Leave what could not be written to the next child. */
 void psp_records_give_back(psp_child_t *c);
 
+/* --- renew.c --- */
+
+psp_renew_t *psp_renew_make(psp_child_t *c, const char *previous);
+void psp_renew_step(psp_child_t *c);
+/** Ask at once, not at the next second. */
+void psp_renew_ask(psp_child_t *c);
+/** Ask for nothing for a moment. */
+void psp_renew_pause(psp_child_t *c);
+/** The leases are fresh enough to send something. */
+int psp_renew_valid(const psp_child_t *c);
+/** This child is leaving. */
+void psp_renew_leave(psp_child_t *c);
+
 /* --- lease.c --- */
 
-psp_leases_t *psp_leases_make(psp_child_t *c, const char *previous);
-void psp_leases_step(psp_child_t *c);
-/** Ask at once, not at the next second. */
-void psp_leases_ask(psp_child_t *c);
-/** The leases are fresh enough to send something. */
-int psp_leases_valid(const psp_child_t *c);
+psp_leases_t *psp_leases_make(psp_child_t *c);
 psp_sub_t *psp_leases_first(const psp_child_t *c);
 psp_sub_t *psp_leases_find(const psp_child_t *c, int id);
+/** What pubsubpull.notify_lease returned. */
+void psp_leases_take(psp_child_t *c, const psp_rows_t *rows);
 /** Stop serving it; what is on the wire may end and, unless lost, is saved. */
 void psp_leases_stop(psp_child_t *c, psp_sub_t *sub, int lost);
+/** Forget those that were stopped and have nothing left to finish. */
+void psp_leases_sweep(psp_child_t *c);
 /** Something went wrong beyond repair: forget all subscriptions and start over from the database. */
 void psp_leases_restart(psp_child_t *c);
-void psp_leases_release(psp_child_t *c);
 
 /* --- give.c --- */
 

@@ -162,7 +162,7 @@ static void drain(psp_child_t *c)
         psp_feed_wake(c);
     }
     if (r->woken && n == 0) { /* who changed a subscription wakes us without a record */
-        psp_leases_ask(c);
+        psp_renew_ask(c);
     }
 }
 

@@ -258,7 +258,7 @@ void psp_sender_step(psp_child_t *c)
     psp_sender_t *s = c->sender;
     psp_sub_t *sub, *later = NULL;
 
-    if (c->stopping || !s->first || !psp_leases_valid(c)) {
+    if (c->stopping || !s->first || !psp_renew_valid(c)) {
         return;
     }
     apr_pool_clear(s->scratch);
