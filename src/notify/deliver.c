@@ -19,16 +19,14 @@ APLOG_USE_MODULE(pubsubpull);
 #error "libcurl 7.87 is needed: those before wait for name servers that hang"
 #endif
 
-#ifndef PSP_VERSION
-#define PSP_VERSION "0.1"
-#endif
-
 typedef struct wire_t {
     struct wire_t *next; /* while free */
     psp_deliver_t *d;
     CURL *easy;
     psp_event_t *e; /* borrowed while the request is under way */
     apr_int64_t started;
+    int https;
+    int fd; /* that it made last, -1: none */
     struct curl_slist headers[PSP_REQUEST_LINES + 2];
     psp_request_t request;
     psp_answer_t answer;
@@ -71,14 +69,13 @@ static int on_timer(CURLM *multi, long ms, void *baton)
 static curl_socket_t on_open(void *baton, curlsocktype purpose, struct curl_sockaddr *address)
 {
     wire_t *w = baton;
-    int fd;
 
     if (purpose != CURLSOCKTYPE_IPCXN) {
         return CURL_SOCKET_BAD;
     }
-    fd = psp_socket_open(w->d->c->sockets, address->socktype, address->protocol, &address->addr,
-                         &w->fault);
-    return fd < 0 ? CURL_SOCKET_BAD : fd;
+    w->fd = psp_socket_open(w->d->c->sockets, address->socktype, address->protocol, &address->addr,
+                            &w->fault);
+    return w->fd < 0 ? CURL_SOCKET_BAD : w->fd;
 }
 
 /* --- Wires --- */
@@ -128,18 +125,15 @@ static int set_up(wire_t *w)
 
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
     SET(CURLOPT_QUICK_EXIT, 1L); /* a name server that hangs must not hold the loop */
-    SET(CURLOPT_USERAGENT, "mod_pubsubpull/" PSP_VERSION);
+    SET(CURLOPT_USERAGENT, PSP_AGENT);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_MAXAGE_CONN, 60L);
     SET(CURLOPT_MAXLIFETIME_CONN, 600L); /* the name may mean another host by now */
     SET(CURLOPT_FOLLOWLOCATION, 0L);
-    SET(CURLOPT_PROXY, "");
-    SET(CURLOPT_NOPROXY, "*");
-    SET(CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
+    SET(CURLOPT_PROXY, ""); /* whatever the environment says */
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_NOSIGNAL, 1L);
-    SET(CURLOPT_NOPROGRESS, 1L);
     SET(CURLOPT_BUFFERSIZE, 4096L);
     SET(CURLOPT_OPENSOCKETFUNCTION, on_open);
     SET(CURLOPT_OPENSOCKETDATA, w);
@@ -203,14 +197,14 @@ static CURLcode set_request(wire_t *w, const char *url)
 {
     const psp_sub_t *sub = w->e->sub;
     const psp_request_t *r = &w->request;
-    int https = strncasecmp(url, "https:", 6) == 0;
     int alone = w->e->lost || sub->failures;
     CURL *h = w->easy;
     CURLcode rc = CURLE_OK;
 
+    w->https = strncasecmp(url, "https:", 6) == 0;
     SET(CURLOPT_URL, url);
     SET(CURLOPT_HTTP_VERSION,
-        (long)(https && w->d->http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
+        (long)(w->https && w->d->http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
     SET(CURLOPT_PIPEWAIT, sub->http2 && !alone ? 1L : 0L);
     SET(CURLOPT_FRESH_CONNECT, sub->http2 && alone ? 1L : 0L);
     SET(CURLOPT_CUSTOMREQUEST, r->method);
@@ -231,6 +225,7 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
     w->e = e;
     w->started = d->c->now;
     w->fault = PSP_SOCKET_FINE;
+    w->fd = -1;
     psp_answer_begin(&w->answer);
     w->error[0] = '\0';
     psp_request_compose(d->c, &w->request, e);
@@ -242,22 +237,47 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
     return APR_SUCCESS;
 }
 
-/* A time-out's stage, as far as libcurl does not say it. */
-static int in_handshake(const wire_t *w)
+/* Whether it was a connection of its own that broke (1), one that others had made (0), or none (-1). libcurl
+ * may not know yet that it is broken. */
+static int broke(const wire_t *w)
 {
-    curl_off_t connected = 0, secured = 0;
-    char *scheme = NULL;
+    curl_socket_t fd = CURL_SOCKET_BAD;
+    long made = 1;
 
-    (void)curl_easy_getinfo(w->easy, CURLINFO_SCHEME, &scheme);
-    (void)curl_easy_getinfo(w->easy, CURLINFO_CONNECT_TIME_T, &connected);
-    (void)curl_easy_getinfo(w->easy, CURLINFO_APPCONNECT_TIME_T, &secured);
-    return scheme && strcasecmp(scheme, "https") == 0 && connected > 0 && secured == 0;
+    (void)curl_easy_getinfo(w->easy, CURLINFO_ACTIVESOCKET, &fd);
+    (void)curl_easy_getinfo(w->easy, CURLINFO_NUM_CONNECTS, &made);
+    if (fd != CURL_SOCKET_BAD && psp_socket_alive(fd)) {
+        return -1;
+    }
+    return made > 0;
 }
 
-/* In words that tell the causes apart, with libcurl's detail. */
+/* What it was doing, as far as libcurl does not say so in a way that tells causes apart. */
+static const char *stage(const wire_t *w, CURLcode rc)
+{
+    curl_off_t secured = 0;
+
+    (void)curl_easy_getinfo(w->easy, CURLINFO_APPCONNECT_TIME_T, &secured);
+    switch (rc) {
+    case CURLE_OPERATION_TIMEDOUT:
+        return w->https && !secured && psp_socket_connected(w->d->c->sockets, w->fd)
+                   ? "no TLS handshake in time: "
+                   : "no answer in time: ";
+    case CURLE_PEER_FAILED_VERIFICATION:
+        return "the receiver's certificate is not trusted: ";
+    case CURLE_SSL_CONNECT_ERROR:
+        return "no TLS connection: ";
+    default:
+        return secured && !w->answer.header_bytes && broke(w) == 1
+                   ? "closed after the TLS handshake, as by receivers that want another client "
+                     "certificate: "
+                   : "";
+    }
+}
+
 static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t size)
 {
-    const char *detail = w->error[0] ? w->error : curl_easy_strerror(rc), *what = "";
+    const char *detail = w->error[0] && rc != CURLE_SEND_ERROR ? w->error : curl_easy_strerror(rc);
 
     if (w->fault == PSP_SOCKET_DENIED) {
         return "no notification may be sent to the callback's address (PubSubPullCallbackAllow)";
@@ -265,16 +285,7 @@ static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t 
     if (psp_answer_endless(&w->answer)) {
         return "the answer's headers did not end";
     }
-    if (rc == CURLE_OPERATION_TIMEDOUT) {
-        what = in_handshake(w) ? "no TLS handshake in time: " : "no answer in time: ";
-    }
-    else if (rc == CURLE_PEER_FAILED_VERIFICATION) {
-        what = "the receiver's certificate is not trusted: ";
-    }
-    else if (rc == CURLE_SSL_CONNECT_ERROR || rc == CURLE_SSL_CERTPROBLEM) {
-        what = "no TLS connection: ";
-    }
-    apr_snprintf(text, size, "%s%s", what, detail);
+    apr_snprintf(text, size, "%s%s", stage(w, rc), detail);
     return text;
 }
 
@@ -283,24 +294,23 @@ static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t 
 static psp_put_outcome_t judge(const wire_t *w, CURLcode rc)
 {
     curl_socket_t fd = CURL_SOCKET_BAD;
-    long made = 1;
 
-    (void)curl_easy_getinfo(w->easy, CURLINFO_ACTIVESOCKET, &fd);
-    (void)curl_easy_getinfo(w->easy, CURLINFO_NUM_CONNECTS, &made);
     if (w->fault == PSP_SOCKET_NONE_LEFT) {
         return PSP_PUT_LOCAL;
     }
-    if (rc == CURLE_OPERATION_TIMEDOUT && fd != CURL_SOCKET_BAD) {
+    if (rc != CURLE_OPERATION_TIMEDOUT) {
+        return w->e->sub->http2 && broke(w) == 0 ? PSP_PUT_LOST : PSP_PUT_FAILED;
+    }
+    (void)curl_easy_getinfo(w->easy, CURLINFO_ACTIVESOCKET, &fd);
+    if (fd != CURL_SOCKET_BAD) {
         psp_socket_drop_if_mute(w->d->c->sockets, fd, w->started);
     }
-    return rc != CURLE_OPERATION_TIMEDOUT && fd == CURL_SOCKET_BAD && made == 0 && w->e->sub->http2
-               ? PSP_PUT_LOST
-               : PSP_PUT_FAILED;
+    return PSP_PUT_FAILED;
 }
 
 static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
 {
-    char text[CURL_ERROR_SIZE + 64];
+    char text[CURL_ERROR_SIZE + 128];
     psp_put_result_t result = {0};
     psp_event_t *e = w->e;
     long status = 0, version = 0;

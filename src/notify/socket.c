@@ -20,6 +20,7 @@ APLOG_USE_MODULE(pubsubpull);
 
 typedef struct connection_t {
     int watched;
+    int connected;     /* somebody waits to read */
     apr_int64_t heard; /* when something came last */
 } connection_t;
 
@@ -90,7 +91,7 @@ static void begin(psp_sockets_t *s, int fd)
         memset(s->by_file + s->room, 0, (apr_size_t)(room - s->room) * sizeof *s->by_file);
         s->room = room;
     }
-    s->by_file[fd].watched = 0;
+    s->by_file[fd].watched = s->by_file[fd].connected = 0;
     s->by_file[fd].heard = s->c->now;
 }
 
@@ -127,7 +128,21 @@ int psp_socket_watch(psp_sockets_t *s, int fd, int in, int out)
         return 0;
     }
     s->by_file[fd].watched = 1;
+    s->by_file[fd].connected |= in != 0;
     return 1;
+}
+
+int psp_socket_connected(const psp_sockets_t *s, int fd)
+{
+    return fd >= 0 && fd < s->room && s->by_file[fd].connected;
+}
+
+int psp_socket_alive(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
 void psp_socket_leave(psp_sockets_t *s, int fd)

@@ -14,6 +14,7 @@
 
 /* --- request.c --- */
 
+#define PSP_AGENT "mod_pubsubpull/0.1"
 #define PSP_SIGNATURES 256 /* room for the value of webhook-signature */
 #define PSP_REQUEST_LINES 32
 
@@ -72,6 +73,10 @@ int psp_socket_open(psp_sockets_t *s, int type, int protocol, const struct socka
                     psp_socket_fault_t *fault);
 /** Wait for a socket, from now on for this. 0 when that is impossible. */
 int psp_socket_watch(psp_sockets_t *s, int fd, int in, int out);
+/** The last connection on it was made, as far as TCP goes. */
+int psp_socket_connected(const psp_sockets_t *s, int fd);
+/** It is not closed by the other side. */
+int psp_socket_alive(int fd);
 /** Break a connection on which nothing came since then, nor lately. */
 void psp_socket_drop_if_mute(const psp_sockets_t *s, int fd, apr_int64_t since);
 void psp_socket_leave(psp_sockets_t *s, int fd);
