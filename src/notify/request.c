@@ -7,9 +7,9 @@
 #include <apr_strings.h>
 
 static char json_type[] = "Content-Type: application/json";
-static char cloudevents_type[] = "Content-Type: application/cloudevents+json; charset=UTF-8";
-static char cloudevents_batch_type[] =
-    "Content-Type: application/cloudevents-batch+json; charset=UTF-8";
+/* As libraries know it: some compare the whole value, and JSON is UTF-8 anyway. */
+static char cloudevents_type[] = "Content-Type: application/cloudevents+json";
+static char cloudevents_batch_type[] = "Content-Type: application/cloudevents-batch+json";
 
 static char *type_line(const psp_event_t *e)
 {
