@@ -23,7 +23,7 @@ cmp_ok(scalar keys %codes, '>', 20, 'log codes are found');
 is(join(' ', grep { $readme !~ /\b$_\b/ } sort keys %codes), '', 'every log code is in the README');
 is(join(' ', grep { $codes{$_} > 1 } sort keys %codes), '', 'and stands for one message');
 
-for my $file (@c, bsd_glob(repo('sql/*.sql')), bsd_glob(repo('t/*.t')), bsd_glob(repo('t/lib/PspTest/*.pm'))) {
+for my $file (@c, bsd_glob(repo('sql/*.sql')), bsd_glob(repo('t/*.t')), bsd_glob(repo('t/fault/*.t')), bsd_glob(repo('t/lib/PspTest/*.pm'))) {
     my ($first, $second, $third) = split /\n/, slurp($file);
     $second = $third if $first =~ /^#!/;
     my ($name) = $file =~ m{([^/]+)$};

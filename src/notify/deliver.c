@@ -127,6 +127,7 @@ static int set_up(wire_t *w)
     SET(CURLOPT_QUICK_EXIT, 1L); /* a name server that hangs must not hold the loop */
     SET(CURLOPT_USERAGENT, PSP_AGENT);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_DNS_CACHE_TIMEOUT, 5L); /* asked for new connections only */
     SET(CURLOPT_MAXAGE_CONN, 60L);
     SET(CURLOPT_MAXLIFETIME_CONN, 600L); /* the name may mean another host by now */
     SET(CURLOPT_FOLLOWLOCATION, 0L);

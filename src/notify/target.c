@@ -28,7 +28,7 @@ static const char *fault(const char *url)
     else {
         return "the callback is neither http: nor https:";
     }
-    authority = strcspn(at, "/?#\\");
+    authority = strcspn(at, "/?#");
     if (authority == 0) {
         return "the callback names no host";
     }
@@ -39,8 +39,8 @@ static const char *fault(const char *url)
         return "the callback is longer than 8192 characters";
     }
     for (at = url; *at; at++) {
-        if (*at <= ' ' || *at >= 0x7f) {
-            return "the callback holds a blank, control or non-ASCII character";
+        if (*at <= ' ' || *at >= 0x7f || *at == '\\') {
+            return "the callback holds a blank, backslash, control or non-ASCII character";
         }
     }
     return NULL;

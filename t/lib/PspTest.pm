@@ -15,6 +15,7 @@ use Exporter ();
 use Test::More ();
 use Time::HiRes ();
 use PspTest::Client qw(http raw_http);
+use PspTest::Dns;
 use PspTest::Httpd;
 use PspTest::Postgres;
 use PspTest::Receiver;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # receiver.py: an HTTP/1.1 server that does as it is told and writes down every request it got.
 #
-# usage: receiver.py PORT FILE. Commands come as JSON lines on standard input, each is answered by a line.
+# usage: receiver.py PORT FILE ADDRESS. Commands come as JSON lines on standard input, each is answered by a line.
 # FILE gets a line for each request, at arrival, tab-separated: time, connection, requests in flight, method, path,
 # headers (JSON), body (with \\ \t \n \r escaped; bytes as Latin-1).
 import heapq
@@ -28,10 +28,11 @@ class Connection:
         self.busy = False  # an answer is owed: later requests of a pipeline wait
         self.continued = False
         self.closing = False
+        self.endless = b""  # sent again and again
 
 
 class Receiver:
-    def __init__(self, port, path):
+    def __init__(self, port, path, address):
         self.log = open(path, "ab", buffering=1 << 16)
         self.poll = selectors.DefaultSelector()
         self.rules, self.default = [], {"status": 204}
@@ -39,7 +40,7 @@ class Receiver:
         self.in_flight = self.connections = 0
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("127.0.0.1", port))
+        self.listener.bind((address, port))
         self.listener.listen(4096)
         self.listener.setblocking(False)
         self.poll.register(self.listener, selectors.EVENT_READ, self.accept)
@@ -188,6 +189,7 @@ class Receiver:
         if rule.get("close"):
             return self.close(c)
         if "raw" in rule:
+            c.endless = rule.get("endless", "").encode("latin-1")
             self.send(c, rule["raw"].encode("latin-1"))
         else:
             status, body = rule.get("status", 204), rule.get("body", "").encode("latin-1")
@@ -210,7 +212,8 @@ class Receiver:
 
     def flush(self, c):
         try:
-            while c.outbox:
+            while c.outbox or c.endless:
+                c.outbox = c.outbox or c.endless
                 c.outbox = c.outbox[c.sock.send(c.outbox) :]
         except BlockingIOError:
             pass
@@ -226,6 +229,6 @@ class Receiver:
 if __name__ == "__main__":
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    receiver = Receiver(int(sys.argv[1]), sys.argv[2])
+    receiver = Receiver(int(sys.argv[1]), sys.argv[2], sys.argv[3])
     print("ok", flush=True)
     receiver.run()

@@ -18,6 +18,8 @@ my @instances;
 # start(pg => $pg, config => "more lines", …). Options, all but pg rarely needed:
 #   mpm => 'event' | 'prefork'; module => 0: without mod_pubsubpull; log_level => 'notice pubsubpull:debug';
 #   database => conninfo (default: pg's, role pubsubpull); dir, port; env => {}; load => ['more', 'modules'];
+#   allow => 'cidr …' that callbacks may have, default 127.0.0.0/8; mounts => { '/etc/hosts' => file that stands for it };
+#   files => limit of open files;
 #   location => 0: no <Location /pubsubpull>, or directives to put into it instead of `Require valid-user`.
 # Users (passwords are their names): alice bob admin billing comms auditor; `Require valid-user` works anywhere.
 sub start {
@@ -107,7 +109,9 @@ sub module_config {
     return '' if !$self->{module};
     my $config = 'LoadModule pubsubpull_module "' . build_dir() . "/mod_pubsubpull.so\"\n";
     return $config if !defined $self->{database};
-    $config .= "PubSubPullDatabase \"$self->{database}\"\nPubSubPullCallbackAllow 127.0.0.0/8\n";
+    $config .= "PubSubPullDatabase \"$self->{database}\"\n";
+    my $allow = $self->{allow} // '127.0.0.0/8';
+    $config .= "PubSubPullCallbackAllow $allow\n" if $allow;
     my $access = $self->{location} // "Require valid-user\n    PubSubPullAdmin \"%{REMOTE_USER} == 'admin'\"";
     $config .= "<Location \"/pubsubpull\">\n    SetHandler pubsubpull\n    $access\n</Location>\n" if $access;
     return $config;
@@ -121,13 +125,25 @@ sub launch {
         $env{ASAN_OPTIONS} //= 'detect_leaks=0:abort_on_error=1';
     }
     $self->{pid} = spawn(
-        cmd => [command(), '-D', 'FOREGROUND', '-d', $self->{dir}, '-f', "$self->{dir}/httpd.conf"],
+        cmd => [$self->surroundings, command(), '-D', 'FOREGROUND', '-d', $self->{dir}, '-f', "$self->{dir}/httpd.conf"],
         log => "$self->{dir}/stderr.log", env => \%env, death => 'TERM', cwd => '/');
     wait_until {
         die "httpd did not start:\n", $self->output if !alive($self->{pid});
         listening($self->{port}) && $self->log =~ /resuming normal operations/;
     } 20, 'httpd to serve';
     return;
+}
+
+# What makes its view of the machine, and becomes httpd.
+sub surroundings {
+    my ($self) = @_;
+    my @command;
+    if (my $mounts = $self->{mounts}) {
+        my $script = join ' && ', map({ "mount --bind '$mounts->{$_}' '$_'" } sort keys %$mounts), 'exec "$@"';
+        push @command, 'unshare', '--mount', $> == 0 ? () : qw(--map-current-user --keep-caps), '--', 'sh', '-c', $script, 'sh';
+    }
+    push @command, 'prlimit', "--nofile=$self->{files}" if $self->{files};
+    return @command;
 }
 
 sub command { return (grep { -x } qw(/usr/sbin/apache2 /usr/sbin/httpd))[0] // die 'httpd is not installed' }

@@ -5,10 +5,10 @@ use strict;
 use warnings;
 use PspTest::Util qw(at_exit tmp_dir spawn stop_child wait_until free_port repo to_json);
 
-# start(port => n): answers 204 to everything until told otherwise.
+# start(port => n, address => '127.0.0.1'): answers 204 to everything until told otherwise.
 sub start {
     my ($class, %o) = @_;
-    my $self = bless { port => free_port(), %o, dir => tmp_dir(), owner => $$ }, $class;
+    my $self = bless { port => free_port(), address => '127.0.0.1', %o, dir => tmp_dir(), owner => $$ }, $class;
     $self->forget;
     at_exit(sub { $self->stop if $self->{owner} == $$ });
     $self->launch;
@@ -33,7 +33,7 @@ sub launch {
 
 sub command {
     my ($self) = @_;
-    return ('/usr/bin/python3', '-B', repo('t/lib/receiver.py'), $self->{port}, "$self->{dir}/requests");
+    return ('/usr/bin/python3', '-B', repo('t/lib/receiver.py'), $self->{port}, "$self->{dir}/requests", $self->{address});
 }
 
 # From now on connections to its port are refused.
@@ -48,10 +48,11 @@ sub stop {
 sub signal { my ($self, $signal) = @_; return kill $signal, $self->{pid} }
 
 sub port { return $_[0]{port} }
-sub url  { return "http://127.0.0.1:$_[0]{port}" . ($_[1] // '') }
+sub url  { return "http://$_[0]{address}:$_[0]{port}" . ($_[1] // '') }
 
 # What to answer: reply(status => 503, headers => {'Retry-After' => 1}, body => '…', delay => seconds)
-#   hang => 1: never; close => 1: close without an answer; bye => 1: answer, then close; raw => 'bytes'
+#   hang => 1: never; close => 1: close without an answer; bye => 1: answer, then close; raw => 'bytes', and
+#   endless => 'bytes' over and over after these, until the connection is closed
 #   path => '/exactly' or match => 'regex', times => n: for these requests only; later rules win.
 sub reply {
     my ($self, %rule) = @_;
