@@ -261,7 +261,7 @@ static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g
     int i;
 
     if (!value) { /* not read: one of them is not any more what we know */
-        psp_leases_ask(c);
+        psp_renew_ask(c);
         f->not_before = c->now + STALE;
         f->woken = 1;
         return;
