@@ -35,7 +35,7 @@ OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS   = $(patsubst %.c,$(BUILD)/%,$(wildcard t/unit/test_*.c))
 
 # What httpd and the libraries want, asked when something is compiled and not for `make help` or `make deps`.
-COMPILES := $(filter-out help deps deps-% clean demo test bench lint asan,$(or $(MAKECMDGOALS),all))
+COMPILES := $(filter-out help deps deps-% clean demo test soak bench lint asan,$(or $(MAKECMDGOALS),all))
 ifneq ($(COMPILES),)
 ifeq ($(shell command -v $(APXS)),)
 $(error $(APXS) is missing: `make deps` installs what the build needs)
@@ -53,7 +53,7 @@ WARNINGS = -Wall -Wextra -Wshadow $(if $(WERROR),-Werror)
 ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SANITIZE) $(CFLAGS)
 
 .DEFAULT_GOAL := all
-.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test unit interop bench \
+.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit interop bench \
         asan lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -127,6 +127,10 @@ demo: deps-run ## the whole path on real parts under ./run/ (DEMO=once: ends by 
 test: deps-test ## all tests (TESTS='t/one.t', ARGS=-v, JOBS=1)
 	@$(MAKE) --no-print-directory -s all unit interop WERROR=1
 	@PSP_BUILT=1 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS)
+
+soak: deps-test ## load and random faults for SOAK_SECONDS=1200, then the books (SOAK_SEED=n: the same again)
+	@$(MAKE) --no-print-directory -s all WERROR=1
+	@SOAK_SECONDS=$${SOAK_SECONDS:-1200} PSP_BUILT=1 prove -v -It/lib t/soak.t
 
 bench: deps-bench ## measure, and print the table of speed
 	@$(MAKE) --no-print-directory -s all

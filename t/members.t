@@ -79,6 +79,11 @@ settled('ce', 'CloudEvents');
 my ($put) = $receiver->requests(qr{^/ce});
 is($put->header('content-type'), 'application/cloudevents-batch+json', 'the batch format of CloudEvents');
 is((events($put))[0]->{specversion}, '1.0', 'is an array of them');
+$pg->sql('TRUNCATE t');
+settled('ce', 'CloudEvents of TRUNCATE');
+($put) = (events(($receiver->requests(qr{^/ce}))[-1]))[-1];
+is($put->{type} . ' ' . ($put->{subject} // 'of no row'), 'pubsubpull.truncate of no row', 'one of TRUNCATE has no subject');
+$pg->sql('INSERT INTO t VALUES (1, 20), (2, 20)');
 $httpd->delete("$url/ce", @as);
 
 # Latest: of many changes of a key that wait only the newest is sent

@@ -178,10 +178,13 @@ class Receiver:
         if rule.get("hang"):
             return
         if rule.get("delay"):
-            self.ticket += 1
-            heapq.heappush(self.timers, (time.monotonic() + rule["delay"], self.ticket, c, rule))
+            self.after(rule["delay"], c, rule)
         else:
             self.answer(c, rule)
+
+    def after(self, delay, c, rule):
+        self.ticket += 1
+        heapq.heappush(self.timers, (time.monotonic() + delay, self.ticket, c, rule))
 
     def answer(self, c, rule):
         if c.sock is None:

@@ -5,7 +5,8 @@ use strict;
 use warnings;
 use PspTest::Util qw(at_exit tmp_dir spawn stop_child wait_until free_port repo to_json);
 
-# start(port => n, address => '127.0.0.1'): answers 204 to everything until told otherwise.
+# start(port => n, address => '127.0.0.1'): answers 204 to everything until told otherwise. script: another program in
+# t/lib that does as receiver.py.
 sub start {
     my ($class, %o) = @_;
     my $self = bless { port => free_port(), address => '127.0.0.1', %o, dir => tmp_dir(), owner => $$ }, $class;
@@ -33,7 +34,7 @@ sub launch {
 
 sub command {
     my ($self) = @_;
-    return ('/usr/bin/python3', '-B', repo('t/lib/receiver.py'), $self->{port}, "$self->{dir}/requests", $self->{address});
+    return ('/usr/bin/python3', '-B', repo('t/lib', $self->{script} // 'receiver.py'), $self->{port}, "$self->{dir}/requests", $self->{address});
 }
 
 # From now on connections to its port are refused.
