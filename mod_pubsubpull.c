@@ -5,6 +5,7 @@
 
 #include "audit/audit.h"
 #include "config/config.h"
+#include "metrics/metrics.h"
 #include "notify/notify.h"
 #include "publish/publish.h"
 #include "pull/pull.h"
@@ -18,6 +19,7 @@
  *
  *   config   FIRST        finds the connection string; all that follows needs it
  *   record   FIRST + 1    makes the queue, or finds the one of before the restart; before anybody forks
+ *   metrics  FIRST + 1    makes the memory for counters, or finds it, likewise
  *   notify   REALLY_LAST  forks the child, which inherits the queue and the string
  *   web      child_init   in each worker, after the fork: no session with the database may be shared
  *
@@ -31,13 +33,16 @@
  *   handler               MIDDLE: it serves what SetHandler gives it and nothing else
  *   log_transaction       MIDDLE: the order does not matter, as it only reads and never waits
  *
- * Rooms with resources have no hooks of their own: they hand their routes to web, which knows none
+ * And of mod_status, where it is loaded: status_hook, a section from shared memory.
+ *
+ * Rooms with resources have no hooks of their own (but metrics): they hand their routes to web, which knows none
  * of them.
  */
 static void register_hooks(apr_pool_t *p)
 {
     psp_config_register_hooks(p);
     psp_record_register_hooks(p);
+    psp_metrics_register_hooks(p);
     psp_notify_register_hooks(p);
     psp_web_register_hooks(p);
     psp_web_add_routes(psp_publish_routes);
@@ -46,6 +51,7 @@ static void register_hooks(apr_pool_t *p)
     psp_web_add_routes(psp_pull_row_routes);
     psp_web_add_routes(psp_pull_change_routes);
     psp_web_add_routes(psp_audit_routes);
+    psp_web_add_routes(psp_metrics_routes);
 }
 
 AP_DECLARE_MODULE(pubsubpull) = {

@@ -24,6 +24,7 @@ COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows
 \ir subscribe.sql
 \ir subscriptions.sql
 \ir notify.sql
+\ir metrics.sql
 -- Nothing here is for everybody: the owner calls it, triggers run by themselves.
 REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pubsubpull FROM PUBLIC;

@@ -215,9 +215,12 @@ COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The 
 
 CREATE OR REPLACE FUNCTION pubsubpull.refuse_event(e pubsubpull.event) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
-  VALUES (e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END, 'failed', clock_timestamp(), clock_timestamp(), left(e.error, 2000))
-  ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
+  WITH refused AS (
+    INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
+    VALUES (e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END, 'failed', clock_timestamp(), clock_timestamp(), left(e.error, 2000))
+    ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
+    RETURNING d.subscription)
+  UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 FROM refused r WHERE g.subscription = r.subscription
 $$;
 COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as given up an event that cannot be made; later ones of its key go on.';
 
@@ -494,6 +497,7 @@ BEGIN
   END LOOP;
   IF now() >= d.first_at + s.retry_for * interval '1 second' THEN
     UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL, batch = NULL WHERE q.subscription = s.id AND q.change = number;
+    UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 WHERE g.subscription = s.id;
     PERFORM pubsubpull.promote(s.id, lane);
     IF d.batch IS NOT NULL AND d.next_at IS NOT NULL THEN
       PERFORM pubsubpull.hand_on(s.id, d.batch, d.next_at);

@@ -137,6 +137,6 @@ CREATE OR REPLACE FUNCTION pubsubpull.root_get(base text, OUT status int, OUT bo
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT 200, json_build_object('module', 'mod_pubsubpull', 'schema_version', pubsubpull.schema_version(),
     'tables', base || '/tables/', 'changes', base || '/changes/', 'requests', base || '/requests/',
-    'subscriptions', base || '/subscriptions/')::text, NULL, NULL, NULL
+    'subscriptions', base || '/subscriptions/', 'metrics', base || '/metrics')::text, NULL, NULL, NULL
 $$;
 COMMENT ON FUNCTION pubsubpull.root_get(text) IS 'GET /: links to everything.';

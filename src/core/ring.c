@@ -309,6 +309,24 @@ apr_uint64_t psp_ring_dropped(const psp_ring_t *ring)
     return atomic_load(&ring->area->dropped);
 }
 
+/* Goes from record to record by their words, as far as they belong to this lap; others go on meanwhile. */
+apr_uint64_t psp_ring_waiting(const psp_ring_t *ring)
+{
+    apr_uint64_t at = atomic_load(&ring->area->tail), n = 0;
+    apr_uint64_t end = at + ring->slots;
+
+    while (at < end) {
+        apr_uint64_t word = atomic_load(&slot_at(ring, at)->word);
+
+        if (word_position(word) != at) {
+            break;
+        }
+        at += word_count(word);
+        n++;
+    }
+    return n;
+}
+
 int psp_ring_wake_claim(psp_ring_t *ring)
 {
     /* Either this load sees the reader's clear, or the reader, who looks into the ring after it,

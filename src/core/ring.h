@@ -33,6 +33,9 @@ apr_status_t psp_ring_get(psp_ring_t *ring, void *buffer, apr_size_t *length);
 /** Records that were refused or given up since the ring was made. */
 apr_uint64_t psp_ring_dropped(const psp_ring_t *ring);
 
+/** About how many records wait in it. */
+apr_uint64_t psp_ring_waiting(const psp_ring_t *ring);
+
 /** A flag beside the ring by which writers wake the reader only once: returns true for the one writer that has to
  * signal; the reader clears it before it looks into the ring. */
 int psp_ring_wake_claim(psp_ring_t *ring);

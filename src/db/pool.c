@@ -9,6 +9,7 @@
 #include <apr_thread_cond.h>
 #include <apr_thread_mutex.h>
 
+#include "core/counters.h"
 #include "db/private.h"
 
 #define PSP_POOL_IDLE apr_time_from_sec(60) /* sessions above the minimum are closed after this */
@@ -111,6 +112,7 @@ static psp_slot_t *take(psp_db_pool_t *pool, apr_time_t deadline)
             break;
         }
         pool->waiters++;
+        psp_count(PSP_COUNT_POOL_WAITS, !waited);
         (void)apr_thread_cond_timedwait(pool->given, pool->mutex,
                                         left); /* why it woke shows above */
         pool->waiters--;

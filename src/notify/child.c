@@ -275,6 +275,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_feed_step(c);
     psp_session_step(c->db, psp_mono()); /* send what was queued */
     psp_session_step(c->records_db, psp_mono());
+    psp_count_turn(c);
 }
 
 /* Finish what can be finished soon; httpd waits for us. */

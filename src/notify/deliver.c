@@ -309,6 +309,35 @@ static psp_put_outcome_t judge(const wire_t *w, CURLcode rc)
     return PSP_PUT_FAILED;
 }
 
+/* The same for the metrics. */
+static psp_counter_t classify(const wire_t *w, CURLcode rc)
+{
+    if (w->denied || w->local) {
+        return w->denied ? PSP_COUNT_FAILED_DENIED : PSP_COUNT_FAILED_LOCAL;
+    }
+    switch (rc) {
+    case CURLE_COULDNT_CONNECT:
+        return PSP_COUNT_FAILED_CONNECT;
+    case CURLE_OPERATION_TIMEDOUT:
+        return PSP_COUNT_FAILED_TIMEOUT;
+    case CURLE_COULDNT_RESOLVE_HOST:
+        return PSP_COUNT_FAILED_DNS;
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+    case CURLE_SSL_INVALIDCERTSTATUS:
+    case CURLE_SSL_CLIENTCERT:
+    case CURLE_USE_SSL_FAILED:
+        return PSP_COUNT_FAILED_TLS;
+    default:
+        return PSP_COUNT_FAILED_OTHER;
+    }
+}
+
 static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
 {
     char text[CURL_ERROR_SIZE + 128];
@@ -330,6 +359,7 @@ static void finish(psp_deliver_t *d, wire_t *w, CURLcode rc)
     else {
         result.outcome = judge(w, rc);
         result.error = explain(w, rc, text, sizeof text);
+        result.failure = classify(w, rc);
     }
     if (w->answer.answered || result.outcome == PSP_PUT_LOCAL) {
         psp_sockets_learn(d->c->sockets, w->answer.answered);

@@ -17,6 +17,7 @@
  *   target.c      the URL of one event
  *   deliver.c     PUT; the only file that knows curl; wire.h names what it is made of
  *   save.c        writes what was achieved to the database
+ *   count.c       what the metrics are told of all this
  */
 #ifndef PSP_NOTIFY_PRIVATE_H
 #define PSP_NOTIFY_PRIVATE_H
@@ -24,6 +25,7 @@
 #include <httpd.h>
 
 #include "config/config.h"
+#include "core/counters.h"
 #include "core/uuid.h"
 #include "db/db.h"
 
@@ -94,6 +96,8 @@ struct psp_child_t {
     psp_saver_t *saver;
     psp_sockets_t *sockets;
     psp_deliver_t *deliver;
+
+    apr_uint32_t reconnects; /* count.c: as far as counted */
 };
 
 /** A position in the feed as the database wrote it; shared by all who are there. Counted, malloc'ed. */
@@ -431,6 +435,7 @@ typedef enum {
 /** Valid during the callback. */
 typedef struct psp_put_result_t {
     psp_put_outcome_t outcome;
+    psp_counter_t failure; /* of a failed try: counts as this */
     int status;
     int retry_after;   /* seconds the receiver asked for, 0: none */
     const char *error; /* of a failed try, or the beginning of the answer's body */
@@ -477,5 +482,16 @@ void psp_saver_forget(psp_child_t *c, psp_sub_t *sub);
 int psp_saver_owes(const psp_child_t *c);
 /** Nothing is waiting to be saved, positions that moved included. */
 int psp_saver_clean(const psp_child_t *c);
+
+/* --- count.c --- */
+
+/** A request is over. */
+void psp_count_result(const psp_put_result_t *result);
+/** Once per turn of the loop: how the child is doing. */
+void psp_count_turn(psp_child_t *c);
+/** The parent: a notifier was started. */
+void psp_count_started(pid_t pid);
+/** The parent: it died. */
+void psp_count_died(void);
 
 #endif

@@ -61,6 +61,9 @@ psp_records_t *psp_records_make(psp_child_t *c)
 
     r->ring = psp_record_ring();
     r->wake_fd = psp_record_wake_fd();
+    psp_count(PSP_COUNT_RECORDS_LOST,
+              psp_counted(PSP_GAUGE_RECORDS_HELD)); /* with a child that was killed */
+    psp_gauge(PSP_GAUGE_RECORDS_HELD, 0);
     r->dropped = psp_ring_dropped(r->ring);
     r->woken = 1; /* the child before us may have left it so */
     return r;
@@ -124,6 +127,7 @@ static void append(psp_child_t *c, const psp_record_header_t *h, const char *env
     memcpy(to + length - 1, members, (apr_size_t)n);
     b->length += 1 + total;
     c->records->bytes += 1 + total;
+    psp_count(PSP_GAUGE_RECORDS_HELD, 1);
 }
 
 /* A hint only: these methods hardly change anything, and the feed is polled anyway. */
@@ -194,6 +198,7 @@ static void drop_first(psp_child_t *c)
         r->last = NULL;
     }
     r->bytes -= b->length;
+    psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
     free(b->text);
     free(b);
 }
@@ -219,6 +224,8 @@ static void written(void *baton, const psp_result_t *result, const psp_rows_t *r
         }
         r->refused++;
     }
+    psp_count(result->rv == APR_SUCCESS ? PSP_COUNT_RECORDS_WRITTEN : PSP_COUNT_RECORDS_REFUSED,
+              b->single < 0 ? b->count : 1);
     if (b->single < 0 || ++b->single == b->count) {
         drop_first(c);
     }

@@ -205,6 +205,7 @@ void psp_sender_done(psp_child_t *c, psp_event_t *e, const psp_put_result_t *res
     psp_sub_t *sub = e->sub;
     char error[PSP_PUT_KEPT + 64];
 
+    psp_count_result(result);
     e->status = result->outcome == PSP_PUT_ANSWERED ? result->status : 0;
     if (result->outcome == PSP_PUT_LOCAL) {
         c->sender->not_before = c->now + PAUSE;
@@ -236,7 +237,9 @@ static void start(psp_child_t *c, psp_sub_t *sub, int due)
     const char *error = NULL;
     const char *url = psp_target(c->sender->scratch, sub, e->key, &error);
 
+    psp_count(PSP_COUNT_RETRIED, e->attempts > 0);
     if (!url) {
+        psp_count(PSP_COUNT_FAILED_URL, 1);
         e->status = 0;
         failed(c, e, error, 0);
         return;
@@ -248,6 +251,7 @@ static void start(psp_child_t *c, psp_sub_t *sub, int due)
         sub->send_at = (sub->send_at < c->now - BURST ? c->now - BURST : sub->send_at) + sub->pace;
     }
     if (psp_deliver_put(c->deliver, e, url) != APR_SUCCESS) {
+        psp_count(PSP_COUNT_FAILED_LOCAL, 1);
         c->sender->not_before = c->now + PAUSE;
         psp_lane_return(c, e);
     }

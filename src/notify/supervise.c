@@ -108,6 +108,7 @@ static void start(keeper_t *k)
     k->proc = made;
     k->alive = 1;
     k->started = psp_mono();
+    psp_count_started(made.pid);
     watch(k);
 }
 
@@ -123,6 +124,7 @@ static void restart(keeper_t *k, int status)
     apr_int64_t now = psp_mono();
     apr_interval_time_t lived = now - k->started - k->delay;
 
+    psp_count(PSP_COUNT_RESTARTS, 1);
     k->failures = lived < SOON ? k->failures + 1 : 0;
     k->delay = 0;
     if (k->failures > 1) { /* once is an accident */
@@ -149,6 +151,7 @@ static void on_child(int reason, void *data, int status)
     case APR_OC_REASON_LOST:
         k->alive = 0; /* before it is unregistered, which calls us again */
         apr_proc_other_child_unregister(k);
+        psp_count_died();
         if (!stopping()) {
             restart(k, reason == APR_OC_REASON_DEATH ? status : 0);
         }

@@ -6,6 +6,7 @@
 #include <http_log.h>
 
 #include "config/config.h"
+#include "core/counters.h"
 
 APLOG_USE_MODULE(pubsubpull);
 
@@ -32,20 +33,24 @@ void psp_report(void *baton, psp_db_event_t event, apr_status_t rv, const char *
         }
         break;
     case PSP_DB_UNREACHABLE:
+        psp_count(PSP_COUNT_POOL_UNREACHABLE, 1);
         if (!apr_atomic_xchg32(&away, 1)) {
             ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
                          "PSP0311: resources: the database cannot be reached: %s", cause);
         }
         break;
     case PSP_DB_LOST:
+        psp_count(PSP_COUNT_POOL_LOST, 1);
         ap_log_error(APLOG_MARK, APLOG_INFO, rv, s,
                      "PSP0312: resources: a database session was lost: %s", cause);
         break;
     case PSP_DB_LATE:
+        psp_count(PSP_COUNT_POOL_LATE, 1);
         ap_log_error(APLOG_MARK, APLOG_WARNING, rv, s,
                      "PSP0313: resources: the database did not answer in time: %s", cause);
         break;
     case PSP_DB_FAILED:
+        psp_count(PSP_COUNT_POOL_REFUSED, 1);
         ap_log_error(APLOG_MARK, lacks_schema(cause) ? APLOG_INFO : APLOG_ERR, rv, s,
                      "PSP0314: resources: the database refused: %s", cause);
         break;

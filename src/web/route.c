@@ -10,7 +10,7 @@
 
 #include "config/config.h"
 
-#define TABLES_MAX 8
+#define TABLES_MAX 16
 
 static const psp_route_t *tables[TABLES_MAX];
 static int ntables;
@@ -192,7 +192,7 @@ static int handler(request_rec *r)
     if (!(function = choose(r, route))) {
         return other_method(c, route);
     }
-    if (!psp_negotiate(c, &answer) || !authorize(c, &answer) ||
+    if ((!route->negotiates && !psp_negotiate(c, &answer)) || !authorize(c, &answer) ||
         !psp_query_read(c, route, &answer) ||
         (r->method_number == M_PUT && !psp_body_read(c, &answer))) {
         return answer;

@@ -37,6 +37,7 @@ typedef struct psp_route_t {
     psp_handler_fn *del;
     const char *const
         *query; /* names of query parameters that are understood, NULL-terminated, or NULL: none */
+    int negotiates; /* it is not JSON: get looks at Accept itself */
 } psp_route_t;
 
 /** Registers the content handler "pubsubpull" and the per-child database pool. */

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* count.c: what the metrics are told, where that takes more than a line. */
+#include "notify/private.h"
+
+void psp_count_result(const psp_put_result_t *result)
+{
+    int class = result->status / 100;
+
+    if (result->outcome != PSP_PUT_ANSWERED) {
+        psp_count(result->failure, 1);
+        return;
+    }
+    psp_count(class == 2   ? PSP_COUNT_SENT
+              : class == 4 ? PSP_COUNT_FAILED_4XX
+              : class == 5 ? PSP_COUNT_FAILED_5XX
+                           : PSP_COUNT_FAILED_STATUS,
+              1);
+}
+
+/* How often a session was connected after the first time. */
+static apr_uint32_t again(const psp_session_t *s)
+{
+    apr_uint32_t connects = psp_session_connects(s);
+
+    return connects > 1 ? connects - 1 : 0;
+}
+
+void psp_count_turn(psp_child_t *c)
+{
+    apr_uint32_t reconnects = again(c->db) + again(c->records_db);
+
+    psp_count(PSP_COUNT_RECONNECTS, reconnects - c->reconnects);
+    c->reconnects = reconnects;
+    psp_gauge(PSP_GAUGE_DATABASE, psp_session_ready(c->db));
+    psp_gauge(PSP_GAUGE_FLYING, c->flying);
+    psp_gauge(PSP_GAUGE_SEEN, apr_time_now());
+}
+
+void psp_count_started(pid_t pid)
+{
+    psp_gauge(PSP_GAUGE_STARTED, apr_time_now());
+    psp_gauge(PSP_GAUGE_PID, pid);
+}
+
+void psp_count_died(void)
+{
+    psp_gauge(PSP_GAUGE_PID, 0);
+    psp_gauge(PSP_GAUGE_DATABASE, 0);
+    psp_gauge(PSP_GAUGE_FLYING, 0);
+}
