@@ -53,8 +53,18 @@ DO $$ BEGIN
 END $$;
 COMMENT ON COLUMN pubsubpull.progress.given_up IS 'How many deliveries were given up so far';
 
--- Subscriptions that stand at the same place share one look into the log, and only of those that are behind is counted how far:
--- a million changes in all, shared among them.
+CREATE OR REPLACE FUNCTION pubsubpull.count_deliveries(subscription int, most int, OUT parked int, OUT first bigint, OUT failed int)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  SELECT w.n, w.first, f.n
+  FROM (SELECT count(*)::int AS n, min(p.change) AS first FROM (
+          SELECT d.change FROM pubsubpull.delivery d WHERE d.subscription = count_deliveries.subscription AND d.state = 'pending' LIMIT most) p) w,
+       (SELECT count(*)::int AS n FROM (
+          SELECT FROM pubsubpull.delivery d WHERE d.subscription = count_deliveries.subscription AND d.state = 'failed' LIMIT most) q) f
+$$;
+COMMENT ON FUNCTION pubsubpull.count_deliveries(int, int) IS 'How many deliveries of a subscription are parked, and were given up, each counted up to most, and the first of those parked.';
+
+-- Subscriptions that stand at the same place share one look into the log. A first look counts up to 100; what is above that shares a
+-- million changes, and a quarter of a million deliveries, to count on.
 DROP FUNCTION IF EXISTS pubsubpull.metrics(); -- what it returns may grow
 CREATE FUNCTION pubsubpull.metrics(OUT name text, OUT state text, OUT lag_changes int, OUT lag_seconds numeric, OUT oldest_pending_seconds numeric,
   OUT parked int, OUT failed int, OUT given_up bigint)
@@ -63,31 +73,32 @@ RETURNS SETOF record LANGUAGE sql STABLE ROWS 100 SET search_path = pg_catalog, 
     SELECT row_number() OVER () AS number, g."position"::text AS "position", g.done, array_agg(s.id) AS subscriptions, array_agg(DISTINCT s.table_id) AS tables
     FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription GROUP BY 2, 3
   ), behind AS MATERIALIZED (
-    SELECT p.number, p."position"::pubsubpull.position AS "position", p.done, l.table_id
-    FROM place p CROSS JOIN LATERAL pubsubpull.lag(p."position"::pubsubpull.position, p.done, p.tables, 1) l
-  ), bound AS MATERIALIZED (
-    SELECT least(10000, 1000000 / greatest(1, (SELECT count(*) FROM behind),
-             (SELECT count(*) FROM pubsubpull.progress g WHERE EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = g.subscription))))::int AS most
+    SELECT p.number, p."position"::pubsubpull.position AS "position", p.done, l.table_id, l.changes
+    FROM place p CROSS JOIN LATERAL pubsubpull.lag(p."position"::pubsubpull.position, p.done, p.tables, 100) l
+  ), most_changes AS MATERIALIZED (
+    SELECT greatest(100, least(10000, 1000000 / greatest(1, count(*))))::int AS n FROM behind WHERE changes = 100
   ), lag AS MATERIALIZED (
     SELECT b.number, l.table_id, l.changes, l.oldest
-    FROM behind b CROSS JOIN LATERAL pubsubpull.lag(b."position", b.done, ARRAY[b.table_id], (SELECT most FROM bound)) l
+    FROM behind b CROSS JOIN LATERAL pubsubpull.lag(b."position", b.done, ARRAY[b.table_id], (SELECT n FROM most_changes)) l
+  ), holding AS MATERIALIZED (
+    SELECT g.subscription, c.parked, c.failed
+    FROM pubsubpull.progress g CROSS JOIN LATERAL pubsubpull.count_deliveries(g.subscription, 100) c WHERE c.parked > 0 OR c.failed > 0
+  ), most_deliveries AS MATERIALIZED (
+    SELECT greatest(100, least(10000, 250000 / greatest(1, count(*))))::int AS n FROM holding WHERE parked = 100 OR failed = 100
+  ), held AS MATERIALIZED (
+    SELECT h.subscription, c.* FROM holding h CROSS JOIN LATERAL pubsubpull.count_deliveries(h.subscription, (SELECT n FROM most_deliveries)) c
   )
   SELECT s.name, s.state, coalesce(l.changes, 0), pubsubpull.age_seconds(l.oldest),
-         pubsubpull.age_seconds(least(l.oldest, CASE WHEN w.n > 0 THEN coalesce(
-           (SELECT c.at FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = w.first),
-           (SELECT d.first_at FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.change = w.first)) END)),
-         w.n, f.n, g.given_up
+         pubsubpull.age_seconds(least(l.oldest, coalesce(
+           (SELECT c.at FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = h.first),
+           (SELECT d.first_at FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.change = h.first)))),
+         coalesce(h.parked, 0), coalesce(h.failed, 0), g.given_up
   FROM place p CROSS JOIN LATERAL unnest(p.subscriptions) AS u(id)
   JOIN pubsubpull.subscription s ON s.id = u.id
   JOIN pubsubpull.progress g ON g.subscription = s.id
   LEFT JOIN lag l ON l.number = p.number AND l.table_id = s.table_id
-  CROSS JOIN LATERAL (
-    SELECT count(*)::int AS n, min(x.change) AS first
-    FROM (SELECT d.change FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending' LIMIT (SELECT most FROM bound)) x) w
-  CROSS JOIN LATERAL (
-    SELECT count(*)::int AS n
-    FROM (SELECT FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'failed' LIMIT (SELECT most FROM bound)) x) f
+  LEFT JOIN held h ON h.subscription = s.id
   ORDER BY s.name
 $$;
 COMMENT ON FUNCTION pubsubpull.metrics() IS
-  'How each subscription is doing: changes after its position and the age of the oldest, that of the oldest delivery that waits, parked deliveries, those given up now and ever. Counts stop at 10000, or sooner where more than 100 subscriptions are behind.';
+  'How each subscription is doing: changes after its position and the age of the oldest, that of the oldest that is not delivered or is to be tried again, parked deliveries, those given up now and ever. Counts stop at 10000, or sooner where many subscriptions are far behind.';

@@ -179,20 +179,27 @@ static void write_states(psp_metrics_t *m, const psp_rows_t *rows)
     }
 }
 
-/* Without the database its families are missing rather than zero. */
-static void write_database(psp_metrics_t *m, request_rec *r)
+/* NULL: it did not answer in time, or lacks our schema. What happened is logged and counted below. */
+static const psp_rows_t *ask_database(request_rec *r)
 {
-    static const psp_family_t up =
-        GAUGE("database_up", "Whether the database answered in time to tell of subscriptions.");
     const psp_rows_t *rows;
     psp_result_t result = psp_db_call(psp_web_db(), r->pool, "SELECT * FROM pubsubpull.metrics()",
                                       0, NULL, TIMEOUT, &rows);
+
+    return result.rv == APR_SUCCESS ? rows : NULL;
+}
+
+/* Without the database its families are missing rather than zero. */
+static void write_database(psp_metrics_t *m, const psp_rows_t *rows)
+{
+    static const psp_family_t up =
+        GAUGE("database_up", "Whether the database answered in time to tell of subscriptions.");
     apr_size_t i;
     int row;
 
     psp_metrics_family(m, &up);
-    psp_metrics_int(m, NULL, NULL, result.rv == APR_SUCCESS);
-    if (result.rv != APR_SUCCESS) {
+    psp_metrics_int(m, NULL, NULL, rows != NULL);
+    if (!rows) {
         return;
     }
     write_states(m, rows);
@@ -242,13 +249,14 @@ static int get_metrics(psp_call_t *c)
     request_rec *r = c->r;
     psp_metrics_t m = {.to = apr_brigade_create(r->pool, r->connection->bucket_alloc),
                        .openmetrics = wants_openmetrics(r)};
+    const psp_rows_t *rows = ask_database(r);
     apr_off_t length;
 
     write_build(&m);
     write_notifier(&m);
     write_shared(&m);
     write_records(&m);
-    write_database(&m, r);
+    write_database(&m, rows);
     psp_metrics_end(&m);
     apr_table_mergen(r->headers_out, "Vary", "Accept");
     apr_table_setn(r->headers_out, "Cache-Control", "private, no-cache");

@@ -75,6 +75,7 @@ static void full(apr_pool_t *p)
         put++;
     }
     is_int(put, 32, "takes as many as there are slots for");
+    is_int((long long)psp_ring_waiting(ring), 32, "and knows how many wait");
     is_int((long long)psp_ring_dropped(ring), 1, "the refused one is counted");
     for (k = 0; k < 9; k++) {
         ok(psp_ring_put(ring, &record, PSP_RING_RECORD_MAX) == APR_EAGAIN, "still full");
@@ -85,10 +86,12 @@ static void full(apr_pool_t *p)
        "not room enough for a large one");
     record_make(&record, 1, put, 600);
     ok(psp_ring_put(ring, &record, 600) == APR_SUCCESS, "but for a small one");
+    is_int((long long)psp_ring_waiting(ring), 32, "over the end of the lap, too");
     while (psp_ring_get(ring, &record, &length) == APR_SUCCESS) {
         got += record.number == got + 1 && record_good(&record, length, 600);
     }
     is_int(got, 32, "all that was accepted comes out, in order");
+    is_int((long long)psp_ring_waiting(ring), 0, "none waits");
     is_int((long long)psp_ring_dropped(ring), 11, "and the count of dropped ones stays");
 }
 
