@@ -147,15 +147,16 @@ $pg->sql([@db], q{CREATE FUNCTION pg_temp.walk(p pubsubpull.position, t int) RET
       RETURN n;
     END $$});
 my $table = $pg->sql([@db], q{SELECT id FROM pubsubpull.published WHERE name = 'public.l'});
-my (@positions, @opened);
+my (@positions, @opened, $base);
+my $position = sub { return $pg->sql([@db], "SELECT ($_[0])::pubsubpull.position FROM pubsubpull.begin_batch(coalesce(\$1::text::pubsubpull.position, pubsubpull.now_position())) p", $_[1]) };
 for my $n (1 .. 4) {
     push @opened, $pg->dbh(AutoCommit => 0);
     $opened[-1]->do('INSERT INTO l VALUES ($1), ($1 + 1)', undef, 100 * $n);
     $pg->sql('INSERT INTO l SELECT g FROM generate_series($1::int, $1::int + 4) g', 100 * $n + 10);
-    push @positions, $pg->sql([@db], 'SELECT pubsubpull.now_position()');
     $opened[0]->commit if $n == 2;
-    push @positions, $pg->sql([@db], q{SELECT (p.since, p.since_id, p.since_next, p.upto, p.upto_id, p.upto_next, p.top_id, p.since_id - 4, NULL)::pubsubpull.position
-        FROM pubsubpull.begin_batch($1::text::pubsubpull.position) p}, $positions[ -1 - ($n > 1) ]);
+    push @positions, $position->('p.since, p.since_id, p.since_next, p.upto, p.upto_id, p.upto_next, p.top_id, (p.since_id + p.upto_id) / 2, NULL', $base) if $base;
+    push @positions, $base = $position->('p.since, p.since_id, p.since_next, NULL, NULL, NULL, NULL, NULL, NULL');
+    push @positions, $position->('p.since, p.since_id - 3, p.since_next, NULL, NULL, NULL, NULL, NULL, NULL');
 }
 my $compare = sub {
     my (@got, @wanted);
