@@ -75,7 +75,7 @@ void psp_metrics_text(psp_metrics_t *m, const char *label, const char *value, co
 {
     put(m, m->family.name);
     put(m, suffix(m));
-    if (label) {
+    if (label && value) {
         put(m, "{");
         put(m, label);
         put(m, "=\"");

@@ -31,7 +31,7 @@ const char *psp_metrics_type(const psp_metrics_t *m);
 /** Begin a family. */
 void psp_metrics_family(psp_metrics_t *m, const psp_family_t *family);
 
-/** A sample of the family that was begun last. label NULL: without one; its value is escaped. number: as text. */
+/** A sample of the family that was begun last. label and value NULL: without one; the value is escaped. number: as text. */
 void psp_metrics_text(psp_metrics_t *m, const char *label, const char *value, const char *number);
 void psp_metrics_int(psp_metrics_t *m, const char *label, const char *value, apr_int64_t number);
 
