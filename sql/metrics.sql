@@ -42,16 +42,11 @@ CREATE OR REPLACE FUNCTION pubsubpull.age_seconds(at timestamptz) RETURNS numeri
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT round(coalesce(extract(epoch FROM greatest(clock_timestamp() - at, '0')), 0)::numeric, 3) $$;
 COMMENT ON FUNCTION pubsubpull.age_seconds(timestamptz) IS 'How long ago a time is, in seconds to three decimals; 0 for NULL.';
 
--- Deliveries that were given up leave no other trace once they are discarded.
 DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.progress'::regclass AND attname = 'given_up') THEN
-    ALTER TABLE pubsubpull.progress ADD COLUMN given_up bigint NOT NULL DEFAULT 0;
-  END IF;
   IF to_regclass('pubsubpull.delivery_failed') IS NULL THEN
     CREATE INDEX delivery_failed ON pubsubpull.delivery (subscription) WHERE state = 'failed';
   END IF;
 END $$;
-COMMENT ON COLUMN pubsubpull.progress.given_up IS 'How many deliveries were given up so far';
 
 CREATE OR REPLACE FUNCTION pubsubpull.count_deliveries(subscription int, most int, OUT parked int, OUT first bigint, OUT failed int)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$

@@ -66,8 +66,14 @@ CREATE TABLE IF NOT EXISTS pubsubpull.progress (
   failing_since timestamptz,
   last_error    text
 ) WITH (fillfactor = 50);
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.progress'::regclass AND attname = 'given_up') THEN
+    ALTER TABLE pubsubpull.progress ADD COLUMN given_up bigint NOT NULL DEFAULT 0;
+  END IF;
+END $$;
 COMMENT ON TABLE pubsubpull.progress IS 'How far each subscription got, and which notifier works on it';
 COMMENT ON COLUMN pubsubpull.progress.done IS 'Changes after position that are finished already';
+COMMENT ON COLUMN pubsubpull.progress.given_up IS 'How many deliveries were given up so far: they leave no other trace once they are discarded';
 COMMENT ON COLUMN pubsubpull.progress.epoch IS 'Grows with every new holder; what a former holder says is refused';
 
 CREATE TABLE IF NOT EXISTS pubsubpull.delivery (

@@ -312,8 +312,8 @@ static psp_put_outcome_t judge(const wire_t *w, CURLcode rc)
 /* The same for the metrics. */
 static psp_counter_t classify(const wire_t *w, CURLcode rc)
 {
-    if (w->denied || w->local) {
-        return w->denied ? PSP_COUNT_FAILED_DENIED : PSP_COUNT_FAILED_LOCAL;
+    if (w->fault != PSP_SOCKET_FINE) {
+        return w->fault == PSP_SOCKET_DENIED ? PSP_COUNT_FAILED_DENIED : PSP_COUNT_FAILED_LOCAL;
     }
     switch (rc) {
     case CURLE_COULDNT_CONNECT:
