@@ -17,9 +17,10 @@ BEGIN
   END IF;
   SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id), max(c.id), count(*)
   INTO page, last_id, n
-  FROM (SELECT l.* FROM pubsubpull.change l
-        WHERE l.table_id = p.id AND (l.key = row_key OR l.old_key = row_key) AND l.id > coalesce(since, '0')::bigint
-        ORDER BY l.id LIMIT most) c
+  FROM ((SELECT l.* FROM pubsubpull.change l WHERE l.table_id = p.id AND l.key = row_key AND l.id > coalesce(since, '0')::bigint ORDER BY l.id LIMIT most)
+        UNION ALL
+        (SELECT l.* FROM pubsubpull.change l WHERE l.table_id = p.id AND l.old_key = row_key AND l.id > coalesce(since, '0')::bigint ORDER BY l.id LIMIT most)
+        ORDER BY id LIMIT most) c
   JOIN pubsubpull.shown_tables(ARRAY[p.id], base) t ON t.id = c.table_id;
   IF n = most THEN
     next := concat(pubsubpull.table_url(base, name), '/rows/', row_key, '/changes/?since=', last_id, '&limit=', most);

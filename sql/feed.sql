@@ -110,47 +110,56 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.end_batch(pubsubpull.position) IS 'The position after all of the batch under way.';
 
--- One index range per table, in id order, that ends at the limit; and one per transaction that was under way.
+-- A short window is one index range on xid for all tables together; a long one an index range per table, in id order, that ends at
+-- the limit. Both in each part of the log. And one for each transaction that was under way. Settings: the plan is made once, perhaps
+-- while all is empty, and has to be right for ever. What retention dropped meanwhile is noticed after reading, with a newer
+-- snapshot (hence VOLATILE): what was read is locked until the end of the transaction, so nothing of it can be dropped any more.
 CREATE OR REPLACE FUNCTION pubsubpull.feed(p pubsubpull.position, tables int[], most int) RETURNS SETOF pubsubpull.change
-LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE ROWS 500 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   first_xid CONSTANT xid8 := p.since_next::text::xid8;
+  end_xid CONSTANT xid8 := pg_snapshot_xmax(p.upto);
   first_id CONSTANT bigint := greatest(p.since_id, p.after_id);
   open_xids CONSTANT xid8[] := ARRAY(
     SELECT x FROM (SELECT * FROM pg_snapshot_xip(p.since)
                    UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
     WHERE pg_visible_in_snapshot(x, p.upto));
 BEGIN
-  IF open_xids = '{}' THEN
-    IF p.top_id > first_id THEN
-      RETURN QUERY
+  IF p.top_id > first_id AND p.top_id - first_id <= least(2000, 20 * cardinality(tables)) THEN
+    RETURN QUERY -- the sum keeps the planner from looking for each table
+      SELECT u.* FROM (
+        SELECT * FROM pubsubpull.change l
+        WHERE l.xid >= first_xid AND l.xid < end_xid AND l.id > first_id AND l.id <= p.top_id AND pg_visible_in_snapshot(l.xid, p.upto)
+          AND l.table_id + 0 = ANY (tables)
+        UNION ALL
+        SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
+          SELECT * FROM pubsubpull.change l
+          WHERE l.xid = x AND l.id > p.after_id AND l.table_id + 0 = ANY (tables)
+          ORDER BY l.id LIMIT most) c) u
+      ORDER BY u.id LIMIT most;
+  ELSIF p.top_id > first_id OR open_xids <> '{}' THEN
+    RETURN QUERY
+      SELECT u.* FROM (
         SELECT c.* FROM unnest(tables) t CROSS JOIN LATERAL (
           SELECT * FROM pubsubpull.change l
           WHERE l.table_id = t AND l.id > first_id AND l.id <= p.top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, p.upto)
           ORDER BY l.id LIMIT most) c
-        ORDER BY c.id LIMIT most;
-    END IF;
-    RETURN;
+        UNION ALL
+        SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
+          SELECT * FROM pubsubpull.change l
+          WHERE l.xid = x AND l.id > p.after_id AND l.table_id + 0 = ANY (tables)
+          ORDER BY l.id LIMIT most) c) u
+      ORDER BY u.id LIMIT most;
   END IF;
-  RETURN QUERY
-    SELECT u.* FROM (
-      SELECT c.* FROM unnest(tables) t CROSS JOIN LATERAL (
-        SELECT * FROM pubsubpull.change l
-        WHERE l.table_id = t AND l.id > first_id AND l.id <= p.top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, p.upto)
-        ORDER BY l.id LIMIT most) c
-      UNION ALL
-      SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
-        SELECT * FROM pubsubpull.change l
-        WHERE l.xid = x AND l.id > p.after_id AND l.table_id = ANY (tables)
-        ORDER BY l.id LIMIT most) c) u
-    ORDER BY u.id LIMIT most;
+  PERFORM pubsubpull.check_place(p);
 END $$;
 COMMENT ON FUNCTION pubsubpull.feed(pubsubpull.position, int[], int) IS
-  'The next changes of these tables after a position with a batch under way (begin_batch), in order, at most most.';
+  'The next changes of these tables after a position with a batch under way (begin_batch), in order, at most most; problem 410 when some were dropped.';
 
 -- The length of a large value is known without fetching it.
 CREATE OR REPLACE FUNCTION pubsubpull.feed_page(p pubsubpull.position, tables int[], most int, most_bytes bigint, OUT page pubsubpull.change[], OUT more boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
   SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true)
   FROM (SELECT f::pubsubpull.change AS c, f.id,
                coalesce(sum(coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0))
@@ -207,10 +216,10 @@ BEGIN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'This is not a cursor that was given out here.',
                                'Use the "next" or "changes" URL of an earlier answer as it is, or since=now, or leave since out to start at the beginning.');
   END IF;
-  RETURN ROW(part[3], part[4], part[5], part[6], part[7], part[8], part[9], nullif(split_part(cursor, '.', 2), ''), NULL)::pubsubpull.position;
+  RETURN pubsubpull.check_place(ROW(part[3], part[4], part[5], part[6], part[7], part[8], part[9], nullif(split_part(cursor, '.', 2), ''), NULL)::pubsubpull.position);
 END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_decode(text) IS
-  'The position of a cursor; problem 400 for a text that is no cursor of ours, 410 for one of another log.';
+  'The position of a cursor; problem 400 for a text that is no cursor of ours, 410 for one of another log or older than what is retained.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_since(since text) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

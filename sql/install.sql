@@ -23,6 +23,7 @@ COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows
 \ir audit.sql
 \ir subscribe.sql
 \ir subscriptions.sql
+\ir retention.sql
 \ir notify.sql
 \ir metrics.sql
 -- Nothing here is for everybody: the owner calls it, triggers run by themselves.

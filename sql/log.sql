@@ -12,11 +12,17 @@ CREATE TABLE IF NOT EXISTS pubsubpull.published (
   published_at   timestamptz NOT NULL DEFAULT now(),
   unpublished_at timestamptz
 );
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'slot') THEN
+    ALTER TABLE pubsubpull.published ADD COLUMN slot int;
+  END IF;
+END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS published_relation ON pubsubpull.published ((relation::oid));
 COMMENT ON TABLE pubsubpull.published IS 'Tables whose changes are logged, or were until unpublished_at';
 COMMENT ON COLUMN pubsubpull.published.name IS 'schema.table as SQL writes it, as last seen';
 COMMENT ON COLUMN pubsubpull.published.key IS 'Names of the key columns; empty: no key';
 COMMENT ON COLUMN pubsubpull.published.exclude IS 'Numbers (attnum) of columns that never enter the log: numbers survive renaming';
+COMMENT ON COLUMN pubsubpull.published.slot IS 'Number of the table change_… that its trigger functions write to';
 COMMENT ON COLUMN pubsubpull.published.row_level IS 'Logged row by row: partitions and inheritance, where statement triggers do not see all';
 
 -- Ids are drawn while the row is locked, so that they are in commit order for one key; never cache them.
@@ -43,6 +49,21 @@ DO $$ BEGIN
     CREATE INDEX change_old_key ON pubsubpull.change (table_id, old_key) WHERE old_key IS NOT NULL;
     CREATE INDEX change_request ON pubsubpull.change (request) WHERE request IS NOT NULL;
   END IF;
+END $$;
+-- Rows are written to one of these, and read through the parent. Plain inheritance: nothing is routed, and nobody who writes to
+-- one waits while another is emptied. The parent itself holds what was logged before there were any.
+DO $$ BEGIN
+  FOR n IN 0 .. 7 LOOP
+    IF to_regclass('pubsubpull.change_' || n) IS NULL THEN
+      EXECUTE format('CREATE TABLE pubsubpull.change_%s () INHERITS (pubsubpull.change)', n);
+      EXECUTE format('CREATE UNIQUE INDEX change_%1$s_table_id ON pubsubpull.change_%1$s (table_id, id)', n);
+      EXECUTE format('CREATE INDEX change_%1$s_xid ON pubsubpull.change_%1$s (xid, id)', n);
+      EXECUTE format('CREATE INDEX change_%1$s_key ON pubsubpull.change_%1$s (table_id, key, id)', n);
+      EXECUTE format('CREATE INDEX change_%1$s_old_key ON pubsubpull.change_%1$s (table_id, old_key, id) WHERE old_key IS NOT NULL', n);
+      EXECUTE format('CREATE INDEX change_%1$s_request ON pubsubpull.change_%1$s (request) WHERE request IS NOT NULL', n);
+      EXECUTE format('COMMENT ON TABLE pubsubpull.change_%s IS %L', n, 'A part of the log, by time: see retention.sql');
+    END IF;
+  END LOOP;
 END $$;
 COMMENT ON TABLE pubsubpull.change IS 'The log: one row per committed change of a row of a published table';
 COMMENT ON COLUMN pubsubpull.change.xid IS 'The transaction (top level) that made the change; followers compare it with snapshots';
@@ -172,7 +193,8 @@ COMMENT ON FUNCTION pubsubpull.check_casts() IS 'An error when there is a cast t
 CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  target CONSTANT text := '  INSERT INTO pubsubpull.change (table_id, type, key, old_key, old, new, request, channel)';
+  slot_number CONSTANT int := pubsubpull.current_slot();
+  target CONSTANT text := format('  INSERT INTO pubsubpull.change_%s (table_id, type, key, old_key, old, new, request, channel)', slot_number);
   seek CONSTANT text := E'  IF EXISTS (SELECT FROM pg_cast c WHERE c.oid >= 16384 AND c.casttarget IN (25, 114, 3802)) THEN\n    PERFORM pubsubpull.check_casts();\n  END IF;\n'
     || E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
     || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
@@ -226,6 +248,7 @@ BEGIN
     || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel);\n'
     || E'  ELSIF current_setting(''pubsubpull.truncating'', true) IS DISTINCT FROM %1$L THEN\n    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel);\n  END IF;\n',
     p.relation::oid, target, p.id));
+  UPDATE pubsubpull.published q SET slot = slot_number WHERE q.id = p.id AND q.slot IS DISTINCT FROM slot_number;
 END $$;
 COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
   'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
@@ -258,9 +281,9 @@ DECLARE
 BEGIN
   PERFORM pg_current_xact_id(); -- before ids are drawn
   SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
-  EXECUTE format('INSERT INTO pubsubpull.change (table_id, type, key, old, request, channel)'
+  EXECUTE format('INSERT INTO pubsubpull.change_%s (table_id, type, key, old, request, channel)'
                  ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4 FROM %s o',
-                 pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass)
+                 p.slot, pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass)
     USING published_id, pubsubpull.excluded_names(p), request, channel;
 END $$;
 COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel) IS
@@ -306,7 +329,8 @@ DECLARE
   p pubsubpull.published;
   n int := 0;
 BEGIN
-  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation WHERE q.unpublished_at IS NULL LOOP
+  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation WHERE q.unpublished_at IS NULL
+           FOR NO KEY UPDATE OF q LOOP
     PERFORM pubsubpull.create_functions(p);
     PERFORM pubsubpull.create_triggers(p);
     n := n + 1;

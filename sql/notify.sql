@@ -268,7 +268,13 @@ BEGIN
       CONTINUE;
     END IF;
     p := g."position";
-    IF p."rows" IS NOT NULL THEN
+    IF pubsubpull.is_lost(p) THEN -- it is disabled, which the new generation tells
+      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL;
+      "position" := p::text;
+      more := false;
+      RETURN NEXT;
+      CONTINUE;
+    ELSIF p."rows" IS NOT NULL THEN
       SELECT * INTO r FROM pubsubpull.rows_page(p, most);
       p := r.p;
     ELSE
@@ -393,6 +399,7 @@ DECLARE
   page pubsubpull.change[];
   e pubsubpull.event;
   made bigint[];
+  gone bigint;
 BEGIN
   FOR claimed IN
     UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond'
@@ -425,9 +432,14 @@ BEGIN
         RETURN NEXT;
       END IF;
     END LOOP;
-    -- The row is gone, or the subscription does not want it any more.
-    PERFORM pubsubpull.finish_delivery(q.subscription, q.change) FROM pubsubpull.delivery q
-    WHERE q.subscription = d.subscription AND q.state = 'pending' AND q.change <> ALL (made) AND (q.change = d.change OR q.batch = d.batch);
+    FOR gone IN SELECT q.change FROM pubsubpull.delivery q
+                WHERE q.subscription = d.subscription AND q.state = 'pending' AND q.change <> ALL (made) AND (q.change = d.change OR q.batch = d.batch) LOOP
+      IF gone > 0 AND NOT EXISTS (SELECT FROM unnest(page) c WHERE c.id = gone) THEN
+        PERFORM pubsubpull.give_up(d.subscription, gone);
+      ELSE -- the row is gone, or the subscription does not want it any more
+        PERFORM pubsubpull.finish_delivery(d.subscription, gone);
+      END IF;
+    END LOOP;
     IF d.batch IS NOT NULL THEN
       PERFORM pubsubpull.hand_on(d.subscription, d.batch, d.next_at);
     END IF;

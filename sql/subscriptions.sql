@@ -26,15 +26,20 @@ DECLARE
   url text := base || '/subscriptions/' || pubsubpull.percent_encode(s.name);
   waiting int;
   oldest timestamptz;
+  loses_at timestamptz;
 BEGIN
   SELECT * INTO g FROM pubsubpull.progress q WHERE q.subscription = s.id;
-  SELECT count(*), min(c.at) INTO waiting, oldest FROM pubsubpull.feed(pubsubpull.begin_batch(g."position"), ARRAY[s.table_id], 10000) c
-  WHERE c.id <> ALL (g.done);
+  IF NOT pubsubpull.is_lost(g."position") THEN
+    SELECT count(*), min(c.at) INTO waiting, oldest FROM pubsubpull.feed(pubsubpull.begin_batch(g."position"), ARRAY[s.table_id], 10000) c
+    WHERE c.id <> ALL (g.done);
+    loses_at := pubsubpull.loses_place_at(g, s.table_id);
+  END IF;
   RETURN (s.document || jsonb_build_object('name', s.name, 'url', url, 'owner', s.owner, 'state', s.state, 'reason', s.reason,
     'created_at', s.created_at, 'updated_at', s.updated_at, 'position', pubsubpull.cursor_encode(g."position"),
     'lag', jsonb_build_object('changes', waiting, 'seconds', round(extract(epoch FROM greatest(clock_timestamp() - oldest, '0')), 3)),
     'pending', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
     'failed', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'failed'),
+    'loses_place_at', loses_at, 'warning', pubsubpull.place_warning(g, loses_at),
     'failing_since', g.failing_since, 'last_error', g.last_error,
     'headers', ARRAY(SELECT jsonb_object_keys(s.headers)), 'secret', s.secret IS NOT NULL,
     'old_secret_until', CASE WHEN s.old_secret IS NOT NULL AND s.old_secret_until > now() THEN s.old_secret_until END))::text;
@@ -118,6 +123,9 @@ DECLARE
 BEGIN
   IF wanted IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "active" or "paused".');
+  END IF;
+  IF wanted = 'active' AND (SELECT pubsubpull.is_lost(g."position") FROM pubsubpull.progress g WHERE g.subscription = s.id) THEN
+    PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, pubsubpull.lost_text()));
   END IF;
   PERFORM pubsubpull.set_state(s.name, wanted);
   SELECT r.status, r.body INTO status, body FROM pubsubpull.subscription_state_get(base, name, "user", admin) r;

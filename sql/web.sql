@@ -134,9 +134,12 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.parse_limit(text, int, int) IS 'The query parameter limit as a number, or problem 400.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.root_get(base text, OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 200, json_build_object('module', 'mod_pubsubpull', 'schema_version', pubsubpull.schema_version(),
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+BEGIN
+  status := 200;
+  body := json_build_object('module', 'mod_pubsubpull', 'schema_version', pubsubpull.schema_version(),
     'tables', base || '/tables/', 'changes', base || '/changes/', 'requests', base || '/requests/',
-    'subscriptions', base || '/subscriptions/', 'metrics', base || '/metrics')::text, NULL, NULL, NULL
-$$;
-COMMENT ON FUNCTION pubsubpull.root_get(text) IS 'GET /: links to everything.';
+    'subscriptions', base || '/subscriptions/', 'metrics', base || '/metrics',
+    'retention', (SELECT extract(epoch FROM l.retention)::bigint FROM pubsubpull.log l), 'dropped_until', (SELECT l.floor_at FROM pubsubpull.log l))::text;
+END $$;
+COMMENT ON FUNCTION pubsubpull.root_get(text) IS 'GET /: links to everything, and how long changes are kept (seconds; null: for ever).';
