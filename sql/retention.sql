@@ -255,7 +255,7 @@ BEGIN
            WHERE pubsubpull.is_behind(q."position", s.quiet_xid, s.quiet_id) AND NOT pubsubpull.is_lost(q."position")
            ORDER BY q.subscription FOR UPDATE OF q LOOP
     moved := pubsubpull.carry(g."position", g.done, g.table_id, s);
-    IF moved IS NOT NULL THEN
+    IF NOT (moved IS NULL) THEN
       UPDATE pubsubpull.progress q SET "position" = moved WHERE q.subscription = g.subscription;
       CONTINUE;
     END IF;

@@ -27,6 +27,7 @@ typedef struct psp_server_config_t {
     const char *base_url;   /* PubSubPullBaseURL without a slash at its end, or NULL */
     int notifier;           /* PubSubPullNotifier, default On */
     int pool_min, pool_max; /* PubSubPullPool, default 0 8 */
+    int retention;          /* PubSubPullRetention in seconds, 0: off, the default */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
     const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */

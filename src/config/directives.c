@@ -16,6 +16,8 @@
 APLOG_USE_MODULE(pubsubpull);
 
 #define POOL_LIMIT 1000
+#define RETENTION_MIN 60
+#define RETENTION_MAX APR_INT32_MAX /* 68 years */
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -113,6 +115,38 @@ static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const ch
                             "process: two numbers, 0 <= min <= max, 1 <= max <= %d",
                             cmd->cmd->name, POOL_LIMIT);
     }
+    return NULL;
+}
+
+/* A number with a unit, or off. Below a minute the parts of the log would come and go with every call of the notifier. */
+static const char *set_retention(cmd_parms *cmd, void *dir, const char *arg)
+{
+    static const char units[] = "smhdw";
+    static const apr_int64_t seconds[] = {1, 60, 3600, 86400, 604800};
+    const char *error, *unit;
+    psp_server_config_t *c = main_server(cmd, &error);
+    apr_int64_t value;
+    char *end;
+
+    (void)dir;
+    if (error) {
+        return error;
+    }
+    if (!ap_cstr_casecmp(arg, "off")) {
+        c->retention = 0;
+        return NULL;
+    }
+    value = apr_strtoi64(arg, &end, 10);
+    unit = *end ? strchr(units, apr_tolower(*end)) : NULL;
+    if (!apr_isdigit(*arg) || !unit || end[1] || value > RETENTION_MAX ||
+        value * seconds[unit - units] < RETENTION_MIN ||
+        value * seconds[unit - units] > RETENTION_MAX) {
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, ": '", arg,
+                           "' is neither off nor a time of at least a minute and at most 68 "
+                           "years, a number with a unit: 30d, 12h (units are s, m, h, d, w)",
+                           NULL);
+    }
+    c->retention = (int)(value * seconds[unit - units]);
     return NULL;
 }
 
@@ -315,6 +349,8 @@ const command_rec psp_config_directives[] = {
                  "Off: this server delivers no notifications"),
     AP_INIT_TAKE2("PubSubPullPool", set_pool, NULL, RSRC_CONF,
                   "the fewest and the most database sessions of one child process"),
+    AP_INIT_TAKE1("PubSubPullRetention", set_retention, NULL, RSRC_CONF,
+                  "how long changes and requests are kept: 30d, 12h, or off"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,

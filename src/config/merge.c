@@ -18,6 +18,7 @@ void *psp_config_create_server(apr_pool_t *p, server_rec *s)
     c->notifier = PSP_UNSET;
     c->pool_min = PSP_UNSET;
     c->pool_max = PSP_UNSET;
+    c->retention = PSP_UNSET;
     return c;
 }
 
@@ -39,6 +40,7 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(notifier);
     INHERIT_INT(pool_min);
     INHERIT_INT(pool_max);
+    INHERIT_INT(retention);
     return merged;
 }
 

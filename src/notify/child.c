@@ -201,6 +201,7 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     c->lanes = psp_lanes_make(c);
     c->sender = psp_sender_make(c);
     c->saver = psp_saver_make(c);
+    c->keep = psp_keep_make(c);
     c->sockets = psp_sockets_make(c);
     c->deliver = c->sockets ? psp_deliver_make(c) : NULL;
     return c->deliver ? c : NULL;
@@ -269,6 +270,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_gate_step(c);
     psp_records_step(c);
     psp_renew_step(c);
+    psp_keep_step(c);
     psp_due_step(c);
     send_rounds(c);
     psp_saver_step(c); /* before the feed: what is owed has to be saved before anything is read */

@@ -18,6 +18,7 @@
  *   deliver.c     PUT; the only file that knows curl; wire.h names what it is made of
  *   save.c        writes what was achieved to the database
  *   count.c       what the metrics are told of all this
+ *   keep.c        has the log kept as long as configured, and no longer
  */
 #ifndef PSP_NOTIFY_PRIVATE_H
 #define PSP_NOTIFY_PRIVATE_H
@@ -58,6 +59,7 @@ typedef struct psp_sender_t psp_sender_t;
 typedef struct psp_saver_t psp_saver_t;
 typedef struct psp_sockets_t psp_sockets_t;
 typedef struct psp_deliver_t psp_deliver_t;
+typedef struct psp_keep_t psp_keep_t;
 
 /** What the parent tells a child that it starts. */
 typedef struct psp_start_t {
@@ -98,6 +100,7 @@ struct psp_child_t {
     psp_deliver_t *deliver;
 
     apr_uint32_t reconnects; /* count.c: as far as counted */
+    psp_keep_t *keep;
 };
 
 /** A position in the feed as the database wrote it; shared by all who are there. Counted, malloc'ed. */
@@ -493,5 +496,9 @@ void psp_count_turn(psp_child_t *c);
 void psp_count_started(pid_t pid);
 /** The parent: it died. */
 void psp_count_died(void);
+/* --- keep.c --- */
+
+psp_keep_t *psp_keep_make(psp_child_t *c);
+void psp_keep_step(psp_child_t *c);
 
 #endif
