@@ -71,6 +71,20 @@ refused($foreign, qr/belongs to another log/, 'a cursor of another log is told s
 $since = undef;
 follow(1000);
 
+# With many tables short stretches are read for all of them together: from here on they are.
+$pg->sql("CREATE TABLE o$_ (id int PRIMARY KEY)"), $pg->publishable("o$_"), admin("SELECT pubsubpull.publish('o$_')") for 1 .. 50;
+$a->do('INSERT INTO o7 VALUES (1)');
+$b->do('INSERT INTO t VALUES (3000, 0)');
+$pg->sql('INSERT INTO o8 VALUES (2)');
+is(seen(), 'insert:2', 'of many tables, past two open transactions');
+$b->commit;
+is(seen(), 'insert:3000', 'then those of the one');
+$pg->sql("INSERT INTO o$_ VALUES ($_), (1000 + $_)") for 9 .. 12;
+is(seen(3), join(' ', map { "insert:$_ insert:" . (1000 + $_) } 9 .. 12), 'several tables in order, in pages');
+$a->commit;
+is(seen(), 'insert:1', 'and those of the other');
+is(seen(), '', 'each once');
+
 # Churn: eight writers with rollbacks, savepoints and pauses; a follower meanwhile; at the end the copy must equal the table.
 my %copy = map { @$_ } @{ $pg->rows('SELECT id, n FROM t') };
 my $writers = 8;
