@@ -69,7 +69,8 @@ DECLARE
   l pubsubpull.log;
 BEGIN
   SELECT * INTO l FROM pubsubpull.log;
-  RETURN l.floor_xid IS NOT NULL AND pubsubpull.is_behind(p, l.floor_xid, l.floor_id)
+  RETURN coalesce(l.floor_xid < pg_snapshot_xmax(pg_current_snapshot()), false) -- else there is none, or it was restored from a dump of another cluster
+     AND pubsubpull.is_behind(p, l.floor_xid, l.floor_id)
      AND (pg_snapshot_xmax(p.since) > '1' OR (p.after_id > 0 AND NOT pg_visible_in_snapshot(l.floor_drop, p.upto)));
 END $$;
 COMMENT ON FUNCTION pubsubpull.is_lost(pubsubpull.position) IS 'Whether changes were dropped that a follower there may not have seen.';
@@ -216,6 +217,8 @@ DECLARE
   s pubsubpull.slot;
   id bigint;
 BEGIN
+  UPDATE pubsubpull.slot q SET quiet_at = NULL, quiet_xid = NULL, quiet_id = NULL, mark = NULL
+  WHERE q.quiet_xid >= pg_snapshot_xmax(pg_current_snapshot()); -- restored from a dump of another cluster, where numbers were higher
   FOR s IN SELECT * FROM pubsubpull.slot q WHERE q.until < clock_timestamp() - interval '1 second' AND q.mark IS NULL LOOP
     IF s.quiet_at IS NOT NULL THEN
       UPDATE pubsubpull.slot q SET mark = pubsubpull.begin_batch(pubsubpull.first_position()) WHERE q.number = s.number;

@@ -125,12 +125,24 @@ ok(!grep({ $_->[0] eq 'dropped' } turn(3700)), 'what is being read is not droppe
 $reader->rollback;
 is((maintain())[0][0], 'dropped', 'but when it was read');
 
+# --- Somebody writes to a part that was closed: what they wrote is not dropped with it ---
+
+$pg->sql('INSERT INTO t VALUES (4, 0)');
+$old = slot();
+turn();
+admin(sprintf q{INSERT INTO pubsubpull.change_%d (table_id, type, key, new) SELECT id, 'I', '5', '{"id":5}' FROM pubsubpull.published WHERE name = 'public.t'}, $old);
+turn(3700);
+is(admin(q{SELECT count(*) FROM pubsubpull.change WHERE key = '5'}), 1, 'a late change is kept');
+turn(3700);
+is(admin(q{SELECT count(*) FROM pubsubpull.change WHERE key = '5'}), 0, 'until it is old enough, too');
+
 # --- Cursors ---
 
 turn(4000) for 1 .. 3;    # all is empty
 $pg->sql('INSERT INTO t VALUES (10, 0), (11, 0), (12, 0)');
 my (undef, undef, $first)  = page(undef, 1);
 my (undef, undef, $recent) = page('now');
+my $before = admin('SELECT pubsubpull.begin_batch(pubsubpull.now_position())');
 my $rows = $httpd->get('/pubsubpull/tables/public.t/rows/?limit=1', user => 'alice')->json;
 turn();
 $pg->sql('INSERT INTO t VALUES (13, 0)');
@@ -147,6 +159,8 @@ is($httpd->get($rows->{changes}, user => 'alice')->status, 410, 'and as the link
 ($status, $page, my $again) = page(undef, 1);
 is_deeply([$status, map { $_->{key}{id} } @{ $page->{changes} }], [200, 13], 'the beginning is the oldest change that is kept');
 is((page($again))[0], 200, 'and can be gone on from');
+ok(!eval { admin(q{SELECT count(*) FROM pubsubpull.feed($1::pubsubpull.position, pubsubpull.all_tables(), 10)}, $before); 1 }, 'a read under way finds no gap');
+like($@, qr/are not kept any more/, 'but that something is gone');
 is((page($later))[0], 200, 'a cursor behind what was dropped holds');
 like($httpd->get('/pubsubpull/', user => 'alice')->json->{dropped_until}, qr/^\d{4}-/, 'the root says what is gone');
 
