@@ -62,7 +62,7 @@ COMMENT ON FUNCTION pubsubpull.count_deliveries(int, int) IS 'How many deliverie
 -- million changes, and a quarter of a million deliveries, to count on.
 DROP FUNCTION IF EXISTS pubsubpull.metrics(); -- what it returns may grow
 CREATE FUNCTION pubsubpull.metrics(OUT name text, OUT state text, OUT lag_changes int, OUT lag_seconds numeric, OUT oldest_pending_seconds numeric,
-  OUT parked int, OUT failed int, OUT given_up bigint)
+  OUT parked int, OUT failed int, OUT given_up bigint, OUT at_risk int)
 RETURNS SETOF record LANGUAGE sql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off AS $$
   WITH place AS MATERIALIZED (
     SELECT row_number() OVER () AS number, g."position"::text AS "position", g.done, array_agg(s.id) AS subscriptions, array_agg(DISTINCT s.table_id) AS tables
@@ -87,12 +87,13 @@ RETURNS SETOF record LANGUAGE sql STABLE ROWS 100 SET search_path = pg_catalog, 
          pubsubpull.age_seconds(least(l.oldest, coalesce(
            (SELECT c.at FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = h.first),
            (SELECT d.first_at FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.change = h.first)))),
-         coalesce(h.parked, 0), coalesce(h.failed, 0), g.given_up
+         coalesce(h.parked, 0), coalesce(h.failed, 0), g.given_up, (r.name IS NOT NULL)::int
   FROM place p CROSS JOIN LATERAL unnest(p.subscriptions) AS u(id)
   JOIN pubsubpull.subscription s ON s.id = u.id
   JOIN pubsubpull.progress g ON g.subscription = s.id
   LEFT JOIN lag l ON l.number = p.number AND l.table_id = s.table_id
   LEFT JOIN held h ON h.subscription = s.id
+  LEFT JOIN pubsubpull.subscriptions_at_risk() r ON r.name = s.name
   ORDER BY s.name
 $$;
 COMMENT ON FUNCTION pubsubpull.metrics() IS

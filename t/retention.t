@@ -194,6 +194,7 @@ turn(800);
 like(document('late')->{warning}, qr/^loses its place in the log at \d{4}-/, 'with one when there is not');
 is(document($_)->{warning}, undef, "no warning for $_") for qw(live calm parked);
 is_deeply([map { $_->[0] } @{ $pg->rows([user => 'pubsubpull'], 'SELECT name FROM pubsubpull.subscriptions_at_risk()') }], ['late'], 'nor are they counted');
+is(join(' ', $httpd->get('/pubsubpull/metrics', user => 'admin')->body =~ /^pubsubpull_subscription_at_risk\{subscription="(\w+)"\} 1$/mg), 'late', 'in the metrics, too');
 admin('UPDATE pubsubpull.progress SET warned_at = NULL');
 $httpd->graceful;
 $httpd->wait_for_log(qr/PSP0460: subscription late loses its place in the log at \d{4}/, 10);

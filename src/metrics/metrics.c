@@ -140,7 +140,7 @@ static void write_records(psp_metrics_t *m)
 /* --- What the database knows --- */
 
 /* Columns of pubsubpull.metrics(). */
-enum { NAME, STATE, LAG_CHANGES, LAG_SECONDS, OLDEST, PARKED, FAILURES, GIVEN_UP };
+enum { NAME, STATE, LAG_CHANGES, LAG_SECONDS, OLDEST, PARKED, FAILURES, GIVEN_UP, AT_RISK };
 
 static const struct {
     psp_family_t family;
@@ -161,6 +161,9 @@ static const struct {
            "Deliveries that were given up and not discarded; counting stops at 10000."),
      FAILURES},
     {COUNTER("subscription_given_up", "Deliveries that were given up."), GIVEN_UP},
+    {GAUGE("subscription_at_risk",
+           "1: it loses its place in the log before long, for the retention ends."),
+     AT_RISK},
 };
 
 static void write_states(psp_metrics_t *m, const psp_rows_t *rows)

@@ -496,6 +496,7 @@ void psp_count_turn(psp_child_t *c);
 void psp_count_started(pid_t pid);
 /** The parent: it died. */
 void psp_count_died(void);
+
 /* --- keep.c --- */
 
 psp_keep_t *psp_keep_make(psp_child_t *c);
