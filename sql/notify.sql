@@ -224,19 +224,23 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as given up an event that cannot be made; later ones of its key go on.';
 
--- Nothing is new when no id was drawn since, and of the transactions that were under way then none has ended that wrote to the log.
+-- Nothing is new when no id was drawn since, and of the transactions that were under way then none has ended that wrote to the log. It is
+-- asked all the time, so it looks into the sequences itself, where the functions for that would be planned each time.
 CREATE OR REPLACE FUNCTION pubsubpull.notify_probe("position" text, OUT quiet boolean, OUT generation bigint)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   p CONSTANT pubsubpull.position := "position"::pubsubpull.position;
   now CONSTANT pg_snapshot := pg_current_snapshot(); -- before the id: what is committed later is found later
+  ended xid8[];
 BEGIN
-  generation := pubsubpull.generation_now();
-  quiet := "position" IS NULL OR (p.upto IS NULL AND p."rows" IS NULL AND pubsubpull.last_id() = p.since_id
-    AND NOT EXISTS (
-      SELECT FROM (SELECT * FROM pg_snapshot_xip(p.since)
-                   UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
-      WHERE pg_visible_in_snapshot(o.x, now) AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.xid = o.x)));
+  SELECT g.last_value, "position" IS NULL OR (p.upto IS NULL AND p."rows" IS NULL AND p.since_id = CASE WHEN c.is_called THEN c.last_value ELSE 0 END)
+  INTO generation, quiet FROM pubsubpull.generation g, pubsubpull.change_id c;
+  IF quiet AND p.since::text <> now::text THEN
+    ended := ARRAY(SELECT x FROM (SELECT * FROM pg_snapshot_xip(p.since)
+                                  UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
+                   WHERE pg_visible_in_snapshot(x, now));
+    quiet := ended = '{}' OR NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.xid = ANY (ended));
+  END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.notify_probe(text) IS 'Whether certainly nothing came after a position, at a fraction of what reading costs.';
 

@@ -87,5 +87,5 @@ for my $put ($receiver->requests) {
 }
 is(join("\n", @wrong), '', 'none is lost, and keys keep their order');
 wait_until { !$pg->sql(@as, 'SELECT count(*) FROM pubsubpull.delivery') } 40, 'nothing to be left to retry';
-$one->expect_log(qr/PSP0403|PSP041[012]|PSP044[01]|PSP03\d\d/);
+$one->expect_log(qr/PSP0403|PSP041[012]|PSP0435|PSP044[01]|PSP03\d\d/);
 finish;
