@@ -283,7 +283,7 @@ static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t 
     if (w->fault == PSP_SOCKET_DENIED) {
         return "no notification may be sent to the callback's address (PubSubPullCallbackAllow)";
     }
-    if (psp_answer_endless(&w->answer)) {
+    if (psp_answer_endless(&w->answer) || rc == CURLE_OUT_OF_MEMORY) { /* of 100 KiB for a line */
         return "the answer's headers did not end";
     }
     apr_snprintf(text, size, "%s%s", stage(w, rc), detail);

@@ -37,7 +37,6 @@
 #define PSP_BATCH_BYTES (4 * 1024 * 1024) /* of bodies in one PUT, but one event at least */
 #define PSP_LANE_DONE 20000               /* finished beyond the saved position, per subscription */
 #define PSP_TOTAL_BYTES (48 * 1024 * 1024) /* of bodies, all together */
-#define PSP_DOWN_FAILURES 5                /* in a row: the receiver counts as down */
 
 /* One time-out for all calls of a session: a change of it costs a round trip. */
 #define PSP_DB_TIMEOUT apr_time_from_sec(30)

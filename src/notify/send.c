@@ -11,7 +11,12 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
-#define PAUSE apr_time_from_msec(50)   /* when there were no sockets */
+#define PAUSE apr_time_from_msec(50) /* when there were no sockets */
+/* A receiver is down after so many failures in a row over so long a time, or so many however fast: one that fails
+ * for some of the keys only is not, and others must not wait for it. */
+#define DOWN_FAILURES 5
+#define DOWN_AFTER apr_time_from_sec(2)
+#define DOWN_SURELY 32
 #define PROBE_GAP apr_time_from_sec(5) /* between fresh ones, while a receiver is down */
 #define BURST apr_time_from_msec(20)   /* with a rate: how far it may catch up after a pause */
 
@@ -153,6 +158,12 @@ static void mark(psp_event_t *first, const char *error)
     }
 }
 
+static int seems_down(const psp_child_t *c, const psp_sub_t *sub)
+{
+    return sub->failures >= DOWN_SURELY ||
+           (sub->failures >= DOWN_FAILURES && c->now - sub->failing_since >= DOWN_AFTER);
+}
+
 static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_after)
 {
     psp_sub_t *sub = e->sub;
@@ -167,7 +178,7 @@ static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_
     if (sub->failures++ == 0) {
         sub->failing_since = c->now;
     }
-    if (!sub->down && sub->failures >= PSP_DOWN_FAILURES && sub->state == PSP_SUB_ACTIVE) {
+    if (!sub->down && seems_down(c, sub) && sub->state == PSP_SUB_ACTIVE) {
         sub->down = 1;
         sub->probe_gap = 0;
         sub->probe_at = sub->fresh_at =
