@@ -373,6 +373,20 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $
 $$;
 COMMENT ON FUNCTION pubsubpull.hand_on(int, bigint, timestamptz) IS 'Gives what is left of a batch the time of its next try.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.disband(subscription int, batch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  those bigint[];
+BEGIN
+  WITH d AS (
+    UPDATE pubsubpull.delivery q SET batch = NULL, next_at = NULL
+    WHERE q.subscription = disband.subscription AND q.batch = disband.batch AND q.state = 'pending' RETURNING q.change)
+  SELECT array_agg(d.change) INTO those FROM d;
+  UPDATE pubsubpull.delivery q SET next_at = clock_timestamp()
+  WHERE q.subscription = disband.subscription AND q.change = ANY (those) AND NOT pubsubpull.is_blocked(q.subscription, q.change, q.lane);
+END $$;
+COMMENT ON FUNCTION pubsubpull.disband(int, bigint) IS 'Lets deliveries that failed in one PUT go each by itself, in order.';
+
 -- Changes that are to be sent in one PUT: d itself, or all of its batch. Those in the log, and rows that existed, as they are now.
 CREATE OR REPLACE FUNCTION pubsubpull.batch_changes(p pubsubpull.published, d pubsubpull.delivery) RETURNS pubsubpull.change[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -413,9 +427,14 @@ BEGIN
       JOIN pubsubpull.subscription a ON a.id = w.subscription AND a.state = 'active'
       WHERE w.next_at <= clock_timestamp() AND w.state = 'pending' AND w.subscription = ANY (subscriptions) AND g.holder = notifier
       ORDER BY w.next_at LIMIT greatest(1, most / (SELECT max(b.batch) FROM pubsubpull.subscription b WHERE b.id = ANY (subscriptions))) FOR UPDATE OF w SKIP LOCKED)
-    RETURNING q AS delivery, p AS published, s.latest
+    RETURNING q AS delivery, p AS published, s.latest, s.batch AS most
   LOOP
     d := claimed.delivery;
+    IF d.batch IS NOT NULL AND (claimed.most = 1 OR claimed.most < (SELECT count(*) FROM pubsubpull.delivery q
+                                WHERE q.subscription = d.subscription AND q.batch = d.batch AND q.state = 'pending')) THEN
+      PERFORM pubsubpull.disband(d.subscription, d.batch); -- the subscription wants fewer in one PUT now
+      CONTINUE;
+    END IF;
     IF claimed.latest THEN
       d := pubsubpull.overtake(d);
     END IF;
@@ -507,6 +526,8 @@ BEGIN
     first_at = CASE WHEN q.state = 'failed' THEN excluded.first_at ELSE coalesce(q.first_at, excluded.first_at) END,
     last_at = excluded.last_at, status = excluded.status, error = excluded.error, batch = excluded.batch
   RETURNING * INTO d;
+  UPDATE pubsubpull.delivery q SET next_at = NULL -- one without lane may have had its turn while this was not known to fail
+  WHERE q.subscription = s.id AND q.lane IS NULL AND q.state = 'pending' AND q.next_at IS NOT NULL AND q.change > number;
   FOR b IN SELECT value::bigint FROM jsonb_array_elements_text(coalesce(report->'behind', '[]')) LOOP
     PERFORM pubsubpull.park(s.id, b, CASE WHEN b < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = b) END,
                             CASE WHEN b < 0 THEN report->>'key' END);

@@ -70,7 +70,34 @@ settled('b', 'the keys go on');
 is($httpd->put("$url/b/failures/", { state => 'pending' }, @as)->status, 200, 'try again');
 wait_until { !@{ $httpd->get("$url/b/failures/", @as)->json->{failures} } } 10, 'no failures';
 is(join(' ', sort map { $_->{new}{v} } events($receiver->requests(qr{^/b}))), '12 12 12 12 13 13', 'all arrived, the failed ones twice');
+
+# What failed as a batch goes each by itself, in order per key, when the subscription wants no batches any more
+$receiver->forget;
+$psp->subscribe('b', { callback => $receiver->url('/b'), table => 'public.t', batch => 10, %retry });
+$receiver->reply(match => '^/b', status => 500, times => 1);
+my $dbh = $pg->dbh(AutoCommit => 0);
+$dbh->do("UPDATE t SET v = $_") for 30, 31;
+$dbh->commit;
+$receiver->wait_for(1, 10, qr{^/b});
+$psp->subscribe('b', { callback => $receiver->url('/b/{id}'), table => 'public.t', %retry });
+settled('b', 'the batch in pieces');
+is(join(' ', map { my $path = $_; map { $_->json->{new}{v} } grep { $_->path eq $path } $receiver->requests } qw(/b/1 /b/2)), '30 31 30 31', 'none of a batch is lost when there are none any more');
 is($httpd->delete("$url/b", @as)->status, 204, 'done with batches');
+
+# Something before a barrier fails after the barrier had its turn
+$receiver->forget;
+$psp->subscribe('o', { callback => $receiver->url('/o/{id}'), table => 'public.t', %retry });
+$receiver->reply(path => '/o/1', status => 500, times => 1);
+$receiver->reply(path => '/o/2', status => 500, times => 1, delay => 3);
+$pg->sql('UPDATE t SET v = 40 WHERE id = 2');
+$pg->sql('UPDATE t SET v = 40 WHERE id = 1');
+$receiver->wait_for(2, 10, qr{^/o});
+wait_until { $httpd->get("$url/o", @as)->json->{pending} == 1 } 5, 'a failure';
+$pg->sql('TRUNCATE t');
+settled('o', 'TRUNCATE');
+is(join(' ', map { $_->path } $receiver->requests), '/o/2 /o/1 /o/1 /o/2 /o/', 'TRUNCATE waits for it');
+$httpd->delete("$url/o", @as);
+$pg->sql('INSERT INTO t VALUES (1, 1), (2, 2)');
 
 # CloudEvents in batches
 $psp->subscribe('ce', { callback => $receiver->url('/ce'), table => 'public.t', batch => 5, format => 'cloudevents' });

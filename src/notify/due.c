@@ -59,7 +59,7 @@ static void take(psp_child_t *c, const psp_rows_t *rows, int row)
                        psp_rows_length(rows, row, BODY), deletes && *deletes == 't',
                        psp_rows_get(rows, row, REQUEST), together ? apr_atoi64(together) : 0};
 
-    if (sub && sub->state == PSP_SUB_ACTIVE) {
+    if (sub && sub->state == PSP_SUB_ACTIVE && (sub->batch > 1 || !news.batch)) {
         psp_lane_push_due(c, sub, &news, attempts ? atoi(attempts) : 0, c->due->sent_at + CLAIM);
     }
 }

@@ -97,8 +97,13 @@ void psp_lane_push(psp_child_t *c, psp_sub_t *sub, psp_page_t *page, const psp_n
 void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
                        apr_int64_t expires)
 {
-    psp_event_t *e = psp_event_make(c, sub, news);
+    psp_event_t *e;
 
+    if (news->barrier &&
+        sub->failed) { /* it may have to wait for that one: the database knows, soon */
+        return;
+    }
+    e = psp_event_make(c, sub, news);
     e->attempts = attempts;
     e->expires = expires;
     e->state = PSP_EVENT_READY;
@@ -320,6 +325,23 @@ void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
     }
 }
 
+/* A parked barrier had its turn, since nothing before it was parked: now there is something. */
+static void withdraw_due(psp_child_t *c, psp_sub_t *sub)
+{
+    psp_queue_t keep = {NULL, NULL, 0};
+    psp_event_t *e;
+
+    while ((e = psp_queue_pop(&sub->due)) != NULL) {
+        if (e->barrier) {
+            psp_event_free(c, e);
+        }
+        else {
+            psp_queue_push(&keep, e);
+        }
+    }
+    sub->due = keep;
+}
+
 /* Everything that has to come later goes to the database behind the failed event. */
 static void gather(psp_child_t *c, psp_event_t *e)
 {
@@ -356,6 +378,7 @@ static void fail(psp_child_t *c, psp_event_t *e)
     leave(e);
     if (sub->state == PSP_SUB_ACTIVE) {
         gather(c, e);
+        withdraw_due(c, sub);
     }
     else {
         drop_chain(c, e);

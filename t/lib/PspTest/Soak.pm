@@ -250,9 +250,17 @@ sub settle {
             $quiet >= 3
         } 120, 'all deliveries';
         1;
-    } or Test::More::fail("everything is delivered in the end: $state");
+    } or Test::More::fail("everything is delivered in the end: $state"), $self->show_stuck;
     $self->touch('last');
     eval { wait_until { -s "$self->{dir}/feed" && !grep { alive($_) } $self->{loads}[-1] } 60, 'the follower to see the end'; 1 } or Test::More::fail($@);
+    return;
+}
+
+sub show_stuck {
+    my ($self) = @_;
+    Test::More::diag(join '|', map { $_ // '-' } @$_) for @{ $self->{pg}->rows([user => 'pubsubpull'], q{SELECT s.name, x.* FROM pubsubpull.subscription s CROSS JOIN LATERAL (
+        SELECT d.change, d.lane, d.state, d.attempts, d.next_at, d.first_at, d.batch, d.error FROM pubsubpull.delivery d WHERE d.subscription = s.id ORDER BY d.change LIMIT 5) x}) };
+    Test::More::diag(join '|', map { $_ // '-' } @$_) for @{ $self->{pg}->rows([user => 'pubsubpull'], 'SELECT * FROM pubsubpull.progress') };
     return;
 }
 
