@@ -61,7 +61,7 @@ $psp->publish('public.t', 'id int PRIMARY KEY');
 $psp->subscribe('good', { callback => $receiver->url('/good/{id}'), table => 'public.t' });
 $pg->sql('INSERT INTO t SELECT g FROM generate_series(1, 3) g');
 becomes(sub { value('deliveries_sent_total') }, 3, 'three sent');
-is(value('events_read_total'), 3, 'three read');
+is(value('events_read_total') . value('events_sent_total'), '33', 'three read, and sent');
 becomes(sub { of('good', 'lag_changes') + of('good', 'lag_seconds') }, 0, 'nothing left');
 is(value('subscriptions', state => 'active'), 1, 'one active subscription');
 
@@ -112,6 +112,16 @@ $pg->sql('INSERT INTO t VALUES (4), (5), (6)');
 becomes(sub { value('deliveries_in_flight') + 10 * of('good', 'lag_changes') }, 11, 'one in flight, and those after it are done');
 becomes(sub { value('deliveries_in_flight') }, 0, 'and landed');
 $receiver->reset;
+
+# Batches
+$psp->publish('public.b', 'id int PRIMARY KEY');
+$psp->subscribe('batches', { callback => $receiver->url('/batches'), table => 'public.b', batch => 100 });
+my $sofar = metrics();
+$pg->sql('INSERT INTO b SELECT g FROM generate_series(1, 50) g');
+becomes(sub { value('events_sent_total') - $sofar->value('pubsubpull_events_sent_total') }, 50, 'fifty events');
+my $puts = () = $receiver->requests(qr{^/batches});
+is(value('deliveries_sent_total') - $sofar->value('pubsubpull_deliveries_sent_total'), $puts, "in $puts deliveries");
+cmp_ok($puts, '<', 50, 'which are fewer');
 
 # Lag: paused; more than is counted; a transaction that was open when the position was taken; in the middle of a batch
 $psp->publish('public.l', 'id int PRIMARY KEY');

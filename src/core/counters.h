@@ -11,8 +11,9 @@
  */
 typedef enum psp_counter_t {
     /* only grow */
-    PSP_COUNT_READ,
-    PSP_COUNT_SENT,
+    PSP_COUNT_EVENTS_READ,
+    PSP_COUNT_EVENTS_SENT,
+    PSP_COUNT_SENT, /* PUTs: a batch is one */
     PSP_COUNT_RETRIED,
     PSP_COUNT_FAILED_4XX,
     PSP_COUNT_FAILED_5XX,
@@ -24,6 +25,7 @@ typedef enum psp_counter_t {
     PSP_COUNT_FAILED_DENIED, /* the address */
     PSP_COUNT_FAILED_URL,    /* the key made none of the callback */
     PSP_COUNT_FAILED_LOCAL,  /* no sockets; not the receiver's failure */
+    PSP_COUNT_FAILED_LOST,   /* a shared connection broke, perhaps by others' fault */
     PSP_COUNT_FAILED_OTHER,
     PSP_COUNT_RESTARTS,   /* of a notifier that died */
     PSP_COUNT_RECONNECTS, /* of its database sessions */
@@ -38,7 +40,7 @@ typedef enum psp_counter_t {
     /* are set */
     PSP_GAUGE_PID,     /* of the notifier, 0: none */
     PSP_GAUGE_STARTED, /* apr_time_t */
-    PSP_GAUGE_SEEN,    /* apr_time_t: when it last turned its loop */
+    PSP_GAUGE_SEEN,    /* monotonic microseconds: when it last turned its loop */
     PSP_GAUGE_DATABASE,
     PSP_GAUGE_FLYING,
     PSP_GAUGE_RECORDS_HELD, /* records of requests in the notifier's memory */

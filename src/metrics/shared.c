@@ -2,6 +2,8 @@
 /* shared.c: the memory of the counters, and what follows from them. */
 #include "metrics/private.h"
 
+#include <time.h>
+
 #include <httpd.h>
 #include <http_config.h>
 #include <http_core.h>
@@ -48,8 +50,12 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
 
 int psp_metrics_notifier_up(void)
 {
-    return psp_counted(PSP_GAUGE_PID) != 0 &&
-           apr_time_now() - psp_counted(PSP_GAUGE_SEEN) < SEEN_MAX;
+    struct timespec t;
+
+    if (psp_counted(PSP_GAUGE_PID) == 0 || clock_gettime(CLOCK_MONOTONIC, &t) != 0) {
+        return 0;
+    }
+    return apr_time_from_sec(t.tv_sec) + t.tv_nsec / 1000 - psp_counted(PSP_GAUGE_SEEN) < SEEN_MAX;
 }
 
 apr_int64_t psp_metrics_failed(void)

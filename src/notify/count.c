@@ -2,13 +2,16 @@
 /* count.c: what the metrics are told, where that takes more than a line. */
 #include "notify/private.h"
 
-void psp_count_result(const psp_put_result_t *result)
+void psp_count_result(const psp_event_t *e, const psp_put_result_t *result)
 {
     int class = result->status / 100;
 
     if (result->outcome != PSP_PUT_ANSWERED) {
-        psp_count(result->failure, 1);
+        psp_count(result->outcome == PSP_PUT_LOST ? PSP_COUNT_FAILED_LOST : result->failure, 1);
         return;
+    }
+    for (; class == 2 && e; e = e->batch_next) {
+        psp_count(PSP_COUNT_EVENTS_SENT, 1);
     }
     psp_count(class == 2   ? PSP_COUNT_SENT
               : class == 4 ? PSP_COUNT_FAILED_4XX
@@ -33,7 +36,7 @@ void psp_count_turn(psp_child_t *c)
     c->reconnects = reconnects;
     psp_gauge(PSP_GAUGE_DATABASE, psp_session_ready(c->db));
     psp_gauge(PSP_GAUGE_FLYING, c->flying);
-    psp_gauge(PSP_GAUGE_SEEN, apr_time_now());
+    psp_gauge(PSP_GAUGE_SEEN, c->now);
 }
 
 void psp_count_started(pid_t pid)

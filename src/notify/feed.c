@@ -375,7 +375,7 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
     f->due_at = c->now + POLL;
     if (result->rv == APR_SUCCESS) {
         take_rows(c, rows);
-        psp_count(PSP_COUNT_READ, f->events);
+        psp_count(PSP_COUNT_EVENTS_READ, f->events);
         adapt(f);
         f->gap = f->events ? GAP_MIN : 2 * f->gap < GAP_MAX ? 2 * f->gap : GAP_MAX;
     }

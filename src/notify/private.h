@@ -487,8 +487,8 @@ int psp_saver_clean(const psp_child_t *c);
 
 /* --- count.c --- */
 
-/** A request is over. */
-void psp_count_result(const psp_put_result_t *result);
+/** A request for an event, and its batch, is over. */
+void psp_count_result(const psp_event_t *e, const psp_put_result_t *result);
 /** Once per turn of the loop: how the child is doing. */
 void psp_count_turn(psp_child_t *c);
 /** The parent: a notifier was started. */

@@ -216,7 +216,7 @@ void psp_sender_done(psp_child_t *c, psp_event_t *e, const psp_put_result_t *res
     psp_sub_t *sub = e->sub;
     char error[PSP_PUT_KEPT + 64];
 
-    psp_count_result(result);
+    psp_count_result(e, result);
     e->status = result->outcome == PSP_PUT_ANSWERED ? result->status : 0;
     if (result->outcome == PSP_PUT_LOCAL) {
         c->sender->not_before = c->now + PAUSE;

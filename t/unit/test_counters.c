@@ -38,6 +38,6 @@ int main(void)
     is_int(psp_counted(PSP_GAUGE_FLYING), 42, "a gauge is what was set last");
     psp_count(PSP_GAUGE_FLYING, -2);
     is_int(psp_counted(PSP_GAUGE_FLYING), 40, "and can go down");
-    is_int(psp_counted(PSP_COUNT_READ), 0, "others are not touched");
+    is_int(psp_counted(PSP_COUNT_EVENTS_READ), 0, "others are not touched");
     return done(pool);
 }
