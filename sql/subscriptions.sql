@@ -198,6 +198,7 @@ BEGIN
   IF pubsubpull.check_members(pubsubpull.parse_object(document), '{"state": "pending"}')->'state' IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "pending": try again.');
   END IF;
+  PERFORM pubsubpull.lock_progress(s.name);
   UPDATE pubsubpull.delivery q SET state = 'pending', next_at = clock_timestamp(), first_at = NULL, batch = NULL
   WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure);
   IF FOUND THEN
@@ -223,6 +224,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
 BEGIN
+  PERFORM pubsubpull.lock_progress(s.name);
   DELETE FROM pubsubpull.delivery q WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure);
   IF NOT FOUND AND failure IS NOT NULL THEN
     PERFORM pubsubpull.problem(404, 'no-such-failure', format('%s has no delivery %s that was given up.', name, failure));

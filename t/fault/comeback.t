@@ -20,7 +20,7 @@ ok($least < 10 && $most > 55 && $middle > 25 && $middle < 40, sprintf 'their nex
 # It comes back, and all are due at once
 $receiver->reset;
 $receiver->forget;
-$pg->sql([user => 'pubsubpull'], 'UPDATE pubsubpull.delivery SET next_at = clock_timestamp() WHERE attempts > 0');
+$pg->sql([user => 'pubsubpull'], 'DO $$ BEGIN PERFORM FROM pubsubpull.progress FOR UPDATE; UPDATE pubsubpull.delivery SET next_at = clock_timestamp() WHERE attempts > 0; END $$');
 $receiver->wait_for(1, 10);
 my $id = 100_000;
 while ($pg->sql([user => 'pubsubpull'], 'SELECT count(*) FROM pubsubpull.delivery')) {

@@ -31,8 +31,8 @@ def note(event):
 
 
 class SoakReceiver(Receiver):
-    def __init__(self, port, path):
-        super().__init__(port, path)
+    def __init__(self, port, path, address):
+        super().__init__(port, path, address)
         self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def outcome(self, c, path):
@@ -71,6 +71,6 @@ class SoakReceiver(Receiver):
 
 
 if __name__ == "__main__":
-    receiver = SoakReceiver(int(sys.argv[1]), sys.argv[2])
+    receiver = SoakReceiver(int(sys.argv[1]), sys.argv[2], sys.argv[3])
     print("ok", flush=True)
     receiver.run()
