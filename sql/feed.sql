@@ -79,6 +79,27 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.now_position() IS
   'The position of a follower that wants only what is committed from now on. The id is read before the snapshot and the transaction number after it: the order matters.';
 
+-- After a crash the server gives out ids and transaction numbers anew that were in no WAL on disk, and what they stand for then would be
+-- taken for seen by who holds an older position. So none goes out before that WAL is on disk: mostly somebody's commit does it.
+CREATE OR REPLACE FUNCTION pubsubpull.await_flush() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  needed pg_lsn;
+BEGIN
+  IF pg_is_in_recovery() THEN
+    RETURN;
+  END IF;
+  needed := pg_current_wal_insert_lsn();
+  FOR turn IN 1 .. 5 LOOP
+    IF pg_current_wal_flush_lsn() >= needed THEN
+      RETURN;
+    END IF;
+    PERFORM pg_sleep(0.001);
+  END LOOP;
+  PERFORM set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pubsubpull', ''); -- our own commit does it
+END $$;
+COMMENT ON FUNCTION pubsubpull.await_flush() IS 'When the transaction ends, all that a position taken before knows will survive a crash.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.first_position() RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT ROW('1:1:', 0, 1, NULL, NULL, NULL, NULL, NULL, NULL)::pubsubpull.position

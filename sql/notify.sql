@@ -4,10 +4,17 @@
 -- A notifier holds subscriptions while its own row is alive (database time). Every taking over raises the subscription's
 -- epoch, and what is said under an older epoch is refused. All calls are short transactions; none is open while a PUT is under way.
 
-CREATE TABLE IF NOT EXISTS pubsubpull.notifier (
+-- Unlogged: a crash of the server empties it. The positions that notifiers have in memory are worth nothing then, for ids and
+-- transaction numbers that were in no WAL on disk are given out anew: they must begin where they saved last.
+CREATE UNLOGGED TABLE IF NOT EXISTS pubsubpull.notifier (
   id          uuid PRIMARY KEY,
   alive_until timestamptz NOT NULL
 );
+DO $$ BEGIN
+  IF (SELECT relpersistence FROM pg_class WHERE oid = 'pubsubpull.notifier'::regclass) <> 'u' THEN
+    ALTER TABLE pubsubpull.notifier SET UNLOGGED;
+  END IF;
+END $$;
 COMMENT ON TABLE pubsubpull.notifier IS 'Notifiers (one per httpd server) that deliver, or did until alive_until';
 
 CREATE OR REPLACE FUNCTION pubsubpull.generation_now() RETURNS bigint
@@ -60,8 +67,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s record;
 BEGIN
-  INSERT INTO pubsubpull.notifier AS n (id, alive_until) VALUES (notifier, clock_timestamp() + seconds * interval '1 second')
-  ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until;
+  UPDATE pubsubpull.notifier n SET alive_until = clock_timestamp() + seconds * interval '1 second' WHERE n.id = notifier;
+  IF NOT FOUND THEN -- new, or the server crashed
+    UPDATE pubsubpull.progress g SET holder = NULL, epoch = g.epoch + 1
+    WHERE g.subscription = ANY (ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.holder = notifier ORDER BY q.subscription FOR UPDATE));
+    INSERT INTO pubsubpull.notifier AS n (id, alive_until) VALUES (notifier, clock_timestamp() + seconds * interval '1 second');
+  END IF;
   PERFORM pubsubpull.record_late();
   DELETE FROM pubsubpull.notifier n WHERE n.alive_until < clock_timestamp() - interval '1 hour';
   SELECT * INTO s FROM pubsubpull.notify_shares(notifier);
@@ -259,6 +270,9 @@ DECLARE
   slow int[]; -- those whose events are looked at one by one
   held int[];
 BEGIN
+  IF NOT EXISTS (SELECT FROM pubsubpull.notifier a WHERE a.id = notifier) THEN
+    RETURN; -- the server crashed, and these positions are from before
+  END IF;
   generation := pubsubpull.generation_now();
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
                   ARRAY(SELECT i::int FROM jsonb_array_elements_text(j.value->'subscriptions') i) AS ids, (j.value->>'versions')::numeric AS versions
@@ -562,7 +576,8 @@ BEGIN
     FROM jsonb_path_query(report, '$.*[*]') x
   ), locked AS (
     SELECT g.subscription FROM pubsubpull.progress g JOIN named n ON n.id = g.subscription
-    WHERE g.holder = notifier AND g.epoch = n.epoch ORDER BY g.subscription FOR UPDATE OF g)
+    WHERE g.holder = notifier AND g.epoch = n.epoch AND EXISTS (SELECT FROM pubsubpull.notifier a WHERE a.id = notifier)
+    ORDER BY g.subscription FOR UPDATE OF g)
   SELECT coalesce(array_agg(l.subscription), '{}') INTO held FROM locked l;
   UPDATE pubsubpull.progress g
   SET "position" = (x->>'position')::pubsubpull.position,

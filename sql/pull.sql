@@ -70,6 +70,7 @@ BEGIN
   -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
   IF changes IS NULL THEN
     changes := pubsubpull.cursor_encode(pubsubpull.now_position());
+    PERFORM pubsubpull.await_flush();
   ELSE
     PERFORM pubsubpull.cursor_decode(changes);
   END IF;
@@ -140,6 +141,7 @@ BEGIN
     p := pubsubpull.end_batch(p);
   END IF;
   next := concat(url, '?since=', pubsubpull.cursor_encode(p), '&limit=' || "limit");
+  PERFORM pubsubpull.await_flush();
   status := 200;
   body := concat('{"changes":[', page, '],"next":', to_json(next), ',"more":', to_json(r.more), '}');
 END $$;

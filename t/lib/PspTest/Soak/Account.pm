@@ -233,7 +233,8 @@ sub in_order {
             my $newer = $highest{$key} // $all{id};
             if ($newer && $newer->{id} > $e->{id}) {
                 my $text = join '|', @$e{qw(time id type key old_key)}, "after $newer->{id} $newer->{type} at $newer->{time}";
-                if    ($s->{first}{ $e->{id} }{at} == $e->{at})                       { push @late,       $text }
+                # where only the latest counts, what comes again after a fault may hold some that were left out the first time
+                if ($s->{first}{ $e->{id} }{at} == $e->{at}) { push @late, $text if !$s->{latest} || !$self->fault_between($newer->{time}, $e->{time}) }
                 elsif (!$self->fault_between($s->{first}{ $e->{id} }{time}, $e->{time})) { push @groundless, $text }
             }
             $highest{$key} = $e if !$highest{$key} || $highest{$key}{id} < $e->{id};
