@@ -277,14 +277,17 @@ COMMENT ON FUNCTION pubsubpull.key_object(text[], text, text, json) IS 'The JSON
 -- What is the same for all changes of a table when they are shown.
 CREATE OR REPLACE FUNCTION pubsubpull.shown_tables(tables int[], base text,
   OUT id int, OUT name_json text, OUT url text, OUT key text[], OUT plain text)
-RETURNS SETOF record LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
-  SELECT p.id, to_json(n.name)::text, pubsubpull.table_url(base, n.name), p.key,
+RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
+  RETURN QUERY
+  SELECT p.id, to_json(n.name)::text, pubsubpull.table_url(shown_tables.base, n.name), p.key,
          CASE WHEN cardinality(p.key) = 1 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attname = p.key[1]
                                                         AND a.atttypid = ANY ('{int2,int4,int8}'::regtype[]))
               THEN concat('{', to_json(p.key[1]), ':') END
   FROM pubsubpull.published p CROSS JOIN LATERAL (SELECT coalesce(pubsubpull.table_name(p.relation), p.name) AS name) n
-  WHERE p.id = ANY (tables)
-$$;
+  WHERE p.id = ANY (shown_tables.tables);
+END $$;
 COMMENT ON FUNCTION pubsubpull.shown_tables(int[], text) IS 'Names, URLs and keys of tables, as documents show them. plain: how the object of a key begins that is one whole number.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.request_json(request uuid) RETURNS text

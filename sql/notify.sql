@@ -204,7 +204,9 @@ COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier
 
 -- The events of a page of changes for some subscriptions. head and secret make the cursor behind each change.
 CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
-LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET jit = off AS $$
+BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
+  RETURN QUERY
   WITH s AS MATERIALIZED (
     SELECT q.id, q.table_id, q.types, q.columns, q."when", q.delete_method = 'DELETE' AS deletes, to_json(q.name)::text AS name_json,
            t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN q.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
@@ -220,18 +222,15 @@ LANGUAGE sql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone 
          s.deletes AND c.type = 'D', c.request, CASE WHEN s."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(c, s.columns, s."when") END
   FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
   WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.rejects(c, s.columns, s."when") IS DISTINCT FROM ''
-  ORDER BY c.id, s.id
-$$;
+  ORDER BY c.id, s.id;
+END $$;
 COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.refuse_event(e pubsubpull.event) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  WITH refused AS (
-    INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
-    VALUES (e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END, 'failed', clock_timestamp(), clock_timestamp(), left(e.error, 2000))
-    ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
-    RETURNING d.subscription)
-  UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 FROM refused r WHERE g.subscription = r.subscription
+  INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
+  VALUES (e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END, 'failed', clock_timestamp(), clock_timestamp(), left(e.error, 2000))
+  ON CONFLICT (subscription, change) DO UPDATE SET last_at = excluded.last_at, error = excluded.error WHERE d.state = 'failed'
 $$;
 COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as given up an event that cannot be made; later ones of its key go on.';
 
@@ -426,6 +425,8 @@ CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions in
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
+  since CONSTANT timestamptz := clock_timestamp();
+  claims CONSTANT int := greatest(1, most / (SELECT max(b.batch) FROM pubsubpull.subscription b WHERE b.id = ANY (subscriptions)));
   claimed record;
   d pubsubpull.delivery;
   page pubsubpull.change[];
@@ -437,10 +438,15 @@ BEGIN
     UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond'
     FROM pubsubpull.subscription s, pubsubpull.published p
     WHERE s.id = q.subscription AND p.id = s.table_id AND (q.subscription, q.change) IN (
-      SELECT w.subscription, w.change FROM pubsubpull.delivery w JOIN pubsubpull.progress g ON g.subscription = w.subscription
-      JOIN pubsubpull.subscription a ON a.id = w.subscription AND a.state = 'active'
-      WHERE w.next_at <= clock_timestamp() AND w.state = 'pending' AND w.subscription = ANY (subscriptions) AND g.holder = notifier
-      ORDER BY w.next_at LIMIT greatest(1, most / (SELECT max(b.batch) FROM pubsubpull.subscription b WHERE b.id = ANY (subscriptions))) FOR UPDATE OF w SKIP LOCKED)
+      SELECT w.subscription, w.change FROM pubsubpull.delivery w
+      WHERE w.state = 'pending' AND w.next_at <= since AND (w.subscription, w.change) IN (
+        SELECT x.subscription, x.change -- of each the first that are due, for thousands may be
+        FROM unnest(subscriptions) AS u(id) JOIN pubsubpull.progress g ON g.subscription = u.id AND g.holder = notifier
+        JOIN pubsubpull.subscription a ON a.id = u.id AND a.state = 'active'
+        CROSS JOIN LATERAL (SELECT o.subscription, o.change, o.next_at FROM pubsubpull.delivery o
+                            WHERE o.subscription = u.id AND o.state = 'pending' AND o.next_at <= since ORDER BY o.next_at LIMIT claims) x
+        ORDER BY x.next_at LIMIT claims)
+      FOR UPDATE OF w SKIP LOCKED)
     RETURNING q AS delivery, p AS published, s.latest, s.batch AS most
   LOOP
     d := claimed.delivery;
@@ -469,8 +475,10 @@ BEGIN
         RETURN NEXT;
       END IF;
     END LOOP;
-    FOR gone IN SELECT q.change FROM pubsubpull.delivery q
-                WHERE q.subscription = d.subscription AND q.state = 'pending' AND q.change <> ALL (made) AND (q.change = d.change OR q.batch = d.batch) LOOP
+    FOR gone IN SELECT q.change FROM pubsubpull.delivery q -- two look-ups in indexes, where OR would scan
+                WHERE q.subscription = d.subscription AND q.change = d.change AND q.state = 'pending' AND q.change <> ALL (made)
+                UNION SELECT q.change FROM pubsubpull.delivery q
+                WHERE q.subscription = d.subscription AND q.batch = d.batch AND q.state = 'pending' AND q.change <> ALL (made) LOOP
       IF gone > 0 AND NOT EXISTS (SELECT FROM unnest(page) c WHERE c.id = gone) THEN
         PERFORM pubsubpull.give_up(d.subscription, gone);
       ELSE -- the row is gone, or the subscription does not want it any more
@@ -495,18 +503,22 @@ COMMENT ON FUNCTION pubsubpull.row_or_nothing(pubsubpull.published, text) IS 'A 
 
 -- The next of the lane gets its turn; after a delivery without lane, everything up to the next such one.
 CREATE OR REPLACE FUNCTION pubsubpull.promote(subscription int, lane text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
-  WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL AND d.batch IS NULL
-    AND CASE WHEN promote.lane IS NULL
-      THEN d.change <= coalesce((SELECT min(w.change) FROM pubsubpull.delivery w
-                                 WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL), 9223372036854775807)
-      ELSE d.change IN ((SELECT min(w.change) FROM pubsubpull.delivery w
-                         WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane = promote.lane),
-                        (SELECT min(w.change) FROM pubsubpull.delivery w
-                         WHERE w.subscription = promote.subscription AND w.state = 'pending' AND w.lane IS NULL)) END
-    AND NOT pubsubpull.is_blocked(d.subscription, d.change, d.lane)
-$$;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  barrier CONSTANT bigint := (SELECT min(d.change) FROM pubsubpull.delivery d WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.lane IS NULL);
+  turn bigint;
+BEGIN
+  FOR turn IN
+    SELECT min(d.change) FROM pubsubpull.delivery d WHERE d.subscription = promote.subscription AND d.state = 'pending' AND d.lane = promote.lane
+    UNION SELECT barrier
+    UNION SELECT d.change FROM pubsubpull.delivery d
+    WHERE promote.lane IS NULL AND d.subscription = promote.subscription AND d.state = 'pending' AND d.next_at IS NULL AND d.change <= coalesce(barrier, 9223372036854775807)
+  LOOP -- one by one, so that each is looked up: thousands may be pending
+    UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
+    WHERE d.subscription = promote.subscription AND d.change = turn AND d.state = 'pending' AND d.next_at IS NULL AND d.batch IS NULL
+      AND NOT pubsubpull.is_blocked(d.subscription, d.change, d.lane);
+  END LOOP;
+END $$;
 COMMENT ON FUNCTION pubsubpull.promote(int, text) IS 'Gives those a turn that waited for a delivery of this lane, now finished.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.finish_delivery(subscription int, change bigint) RETURNS void

@@ -120,10 +120,14 @@ COMMENT ON FUNCTION pubsubpull.loses_place_at(pubsubpull.progress, int) IS
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscriptions_at_risk() RETURNS TABLE (name text, loses_place_at timestamptz)
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT s.name, r.at FROM pubsubpull.log l, pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription
-  CROSS JOIN LATERAL pubsubpull.loses_place_at(g, s.table_id) r(at)
-  WHERE EXISTS (SELECT FROM pubsubpull.slot t WHERE t.quiet_at < clock_timestamp() - l.retention * 0.75 AND pubsubpull.is_behind(g."position", t.quiet_xid, t.quiet_id))
-    AND r.at < clock_timestamp() + l.retention * 0.25
+  WITH old AS MATERIALIZED (
+    SELECT t.quiet_xid, t.quiet_id FROM pubsubpull.slot t, pubsubpull.log l WHERE t.quiet_at < clock_timestamp() - l.retention * 0.75
+  ), late AS MATERIALIZED ( -- few, if any: only these are looked into
+    SELECT g AS progress FROM pubsubpull.progress g WHERE EXISTS (SELECT FROM old) AND EXISTS (SELECT FROM old o WHERE pubsubpull.is_behind(g."position", o.quiet_xid, o.quiet_id))
+  )
+  SELECT s.name, r.at FROM late JOIN pubsubpull.subscription s ON s.id = (late.progress).subscription
+  CROSS JOIN LATERAL pubsubpull.loses_place_at(late.progress, s.table_id) r(at), pubsubpull.log l
+  WHERE r.at < clock_timestamp() + l.retention * 0.25
   ORDER BY r.at, s.name
 $$;
 COMMENT ON FUNCTION pubsubpull.subscriptions_at_risk() IS

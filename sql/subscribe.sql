@@ -96,8 +96,11 @@ DO $$ BEGIN
     CREATE INDEX delivery_batch ON pubsubpull.delivery (subscription, batch, change) WHERE batch IS NOT NULL;
   END IF;
 END $$;
-CREATE INDEX IF NOT EXISTS delivery_next_at ON pubsubpull.delivery (next_at) WHERE next_at IS NOT NULL;
+DROP INDEX IF EXISTS pubsubpull.delivery_next_at; -- knew nothing of subscriptions
+CREATE INDEX IF NOT EXISTS delivery_due ON pubsubpull.delivery (subscription, next_at) WHERE state = 'pending' AND next_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS delivery_lane ON pubsubpull.delivery (subscription, lane, change) WHERE state = 'pending';
+-- Those in order with everything; their first is looked up whenever a delivery is done with.
+CREATE INDEX IF NOT EXISTS delivery_barrier ON pubsubpull.delivery (subscription, change) WHERE state = 'pending' AND lane IS NULL;
 COMMENT ON TABLE pubsubpull.delivery IS 'Deliveries that did not succeed at once: waiting for the next try, or given up';
 COMMENT ON COLUMN pubsubpull.delivery.lane IS 'Deliveries of one lane go one after another (the row''s key); NULL: after all before it and before all after it';
 COMMENT ON COLUMN pubsubpull.delivery.row_key IS 'For rows that existed when the subscription began: the key; NULL for changes';

@@ -13,7 +13,7 @@ APLOG_USE_MODULE(pubsubpull);
 
 #define POLL apr_time_from_msec(100)
 #define PROBE_GAP_MAX apr_time_from_sec(5)
-#define BATCH 256   /* most deliveries of one call */
+#define BATCH 64    /* most deliveries of one call: others of this session wait for it */
 #define LANE_DUE 64 /* ask for no more when a subscription has so many waiting */
 /* The database returns a delivery again ten seconds after the time-out of its request. */
 #define CLAIM apr_time_from_sec(8)
