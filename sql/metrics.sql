@@ -14,7 +14,7 @@ COMMENT ON FUNCTION pubsubpull.ended_xids(pg_snapshot, bigint) IS 'Transactions 
 CREATE OR REPLACE FUNCTION pubsubpull.lag(p pubsubpull.position, done bigint[], tables int[], most int,
   OUT table_id int, OUT changes int, OUT oldest timestamptz)
 RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
   start CONSTANT bigint := greatest(p.since_id, p.after_id);

@@ -241,13 +241,19 @@ CREATE OR REPLACE FUNCTION pubsubpull.give_up(subscription int, change bigint) R
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
-  lane text;
+  was pubsubpull.delivery;
 BEGIN
+  SELECT * INTO was FROM pubsubpull.delivery d WHERE d.subscription = give_up.subscription AND d.change = give_up.change FOR UPDATE;
   UPDATE pubsubpull.delivery d SET state = 'failed', next_at = NULL, batch = NULL, last_at = coalesce(d.last_at, clock_timestamp()),
     error = left(concat('the change is older than what is kept and cannot be sent any more', '; before: ' || d.error), 2000)
-  WHERE d.subscription = give_up.subscription AND d.change = give_up.change AND d.state = 'pending' RETURNING d.lane INTO lane;
-  IF FOUND THEN
-    PERFORM pubsubpull.promote(subscription, lane);
+  WHERE d.subscription = give_up.subscription AND d.change = give_up.change AND d.state = 'pending';
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 WHERE g.subscription = give_up.subscription;
+  PERFORM pubsubpull.promote(subscription, was.lane);
+  IF was.batch IS NOT NULL AND was.next_at IS NOT NULL THEN
+    PERFORM pubsubpull.hand_on(subscription, was.batch, was.next_at);
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.give_up(int, bigint) IS 'Makes a pending delivery a failure because its change is not kept any more.';

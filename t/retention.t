@@ -282,6 +282,22 @@ $pg->sql('ALTER TABLE quiet RENAME code TO id');
 $pg->sql('UPDATE quiet SET n = n + 1');
 is(admin(sprintf q{SELECT key FROM pubsubpull.change_%d ORDER BY id DESC LIMIT 1}, slot()), 21, 'but with it when it is back');
 
+# --- The first of a batch that waits is dropped: the rest is tried all the same ---
+
+admin(q{SELECT pubsubpull.subscribe('packed', $1::jsonb, 'billing')}, to_json({ callback => $receiver->url('/packed'), table => 'public.t', batch => 10 }));
+admin(q{SELECT pubsubpull.set_state('packed', 'paused')});
+$pg->sql('INSERT INTO t VALUES (50, 0)');
+turn();
+$pg->sql('INSERT INTO t VALUES (51, 0)');
+admin(q{INSERT INTO pubsubpull.delivery (subscription, change, lane, attempts, next_at, batch)
+    SELECT s.id, c.id, c.key, 1, CASE c.key WHEN '50' THEN now() + interval '1 hour' END, min(c.id) OVER ()
+    FROM pubsubpull.subscription s JOIN pubsubpull.change c ON c.table_id = s.table_id WHERE s.name = 'packed' AND c.key IN ('50', '51')});
+turn(3300);
+turn(400);
+is_deeply($pg->rows([user => 'pubsubpull'], q{SELECT d.lane, d.state, (d.next_at > now())::int FROM pubsubpull.delivery d WHERE d.lane IN ('50', '51') ORDER BY 1}),
+    [['50', 'failed', undef], ['51', 'pending', 1]], 'the rest has its time');
+is(admin(q{SELECT given_up FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription WHERE s.name = 'packed'}), 1, 'and what was given up is counted');
+
 # --- Requests ---
 
 my $uuid = sub { my ($hours, $n) = @_; return sprintf '%s-7000-8000-%012d', sprintf('%012x', (time - $hours * 3600) * 1000) =~ s/^(.{8})/$1-/r, $n };
