@@ -8,11 +8,11 @@ my $receiver = PspTest::Receiver->start;
 my $url = '/pubsubpull/subscriptions';
 my @as = (user => 'billing');
 $psp->publish('public.t', 'id int PRIMARY KEY, at float8');
-$receiver->reply(match => '[^37]$', status => 503);
+$receiver->reply(match => '[^1357]$', status => 503);
 $psp->subscribe('s', { callback => $receiver->url('/{id}'), table => 'public.t', retry => { first => 600, max => 600 } });
-$pg->sql('INSERT INTO t SELECT g FROM generate_series(1, 12500) g');
-my $failed;
-wait_until { ($failed = $pg->sql([user => 'pubsubpull'], 'SELECT count(*) FROM pubsubpull.delivery WHERE attempts > 0')) == 10_000 } 40, '10,000 failures';
+$pg->sql('INSERT INTO t SELECT g FROM generate_series(1, 16670) g');
+my $failed = grep { !/[1357]$/ } 1 .. 16_670;    # 10,002
+wait_until { $pg->sql([user => 'pubsubpull'], 'SELECT count(*) FROM pubsubpull.delivery WHERE attempts > 0') == $failed } 60, '10,000 failures';
 my ($least, $most, $middle) = @{ $pg->rows([user => 'pubsubpull'], q{SELECT min(d), max(d), percentile_cont(0.5) WITHIN GROUP (ORDER BY d)
     FROM (SELECT extract(epoch FROM next_at - last_at)::float8 AS d FROM pubsubpull.delivery) d})->[0] };
 ok($least < 100 && $most > 550 && $middle > 250 && $middle < 400, sprintf 'their next tries are spread over the pause (%.0f to %.0f s, half before %.0f s)', $least, $most, $middle);
@@ -35,8 +35,8 @@ my $p99 = $late[0.99 * $#late];
 cmp_ok($fresh, '>', 50, "$fresh changes were made meanwhile");
 cmp_ok($p99, '<', 1, sprintf 'and arrived at once: %.3f s at p99', $p99);
 my @again = grep { $_->path !~ m{^/10\d{4}$} } $receiver->requests;
-is(scalar(keys %{ { map { $_->header('webhook-id') => 1 } @again } }), 10_000, 'all that had failed arrived');
-is(scalar @again, 10_000, 'once');
+is(scalar(keys %{ { map { $_->header('webhook-id') => 1 } @again } }), $failed, 'all that had failed arrived');
+is(scalar @again, $failed, 'once');
 cmp_ok((sort { $b <=> $a } map { $_->{in_flight} } $receiver->requests)[0], '<=', 8, 'never more at a time than concurrency says');
 is($httpd->get("$url/s", @as)->json->{pending}, 0, 'none is left');
 $httpd->expect_log(qr/PSP044\d/);
