@@ -538,22 +538,25 @@ CREATE OR REPLACE FUNCTION pubsubpull.fail_delivery(s pubsubpull.subscription, r
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   number CONSTANT bigint := (report->>'change')::bigint;
-  lane text;
+  own_lane text;
   d pubsubpull.delivery;
   b bigint;
 BEGIN
-  lane := CASE WHEN number < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = number) END;
+  own_lane := CASE WHEN number < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = number) END;
   -- The time of the transaction: all of a batch are given up together.
   INSERT INTO pubsubpull.delivery AS q (subscription, change, lane, row_key, attempts, next_at, first_at, last_at, status, error, batch)
-  VALUES (s.id, number, lane, CASE WHEN number < 0 THEN report->>'key' END, (report->>'attempts')::int,
+  VALUES (s.id, number, own_lane, CASE WHEN number < 0 THEN report->>'key' END, (report->>'attempts')::int,
           clock_timestamp() + (report->>'delay')::float8 * interval '1 millisecond', now(), now(),
           (report->>'status')::int, left(report->>'error', 2000), (report->>'batch')::bigint)
   ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = excluded.attempts, next_at = excluded.next_at,
     first_at = CASE WHEN q.state = 'failed' THEN excluded.first_at ELSE coalesce(q.first_at, excluded.first_at) END,
     last_at = excluded.last_at, status = excluded.status, error = excluded.error, batch = excluded.batch
   RETURNING * INTO d;
-  UPDATE pubsubpull.delivery q SET next_at = NULL -- one without lane may have had its turn while this was not known to fail
-  WHERE q.subscription = s.id AND q.lane IS NULL AND q.state = 'pending' AND q.next_at IS NOT NULL AND q.change > number;
+  -- Later ones may have had their turn while this was not known to fail. Two look-ups in the index, where OR would scan.
+  UPDATE pubsubpull.delivery q SET next_at = NULL
+  WHERE q.subscription = s.id AND q.lane IS NULL AND q.state = 'pending' AND q.next_at IS NOT NULL AND q.batch IS NULL AND q.change > number;
+  UPDATE pubsubpull.delivery q SET next_at = NULL
+  WHERE q.subscription = s.id AND q.lane = own_lane AND q.state = 'pending' AND q.next_at IS NOT NULL AND q.batch IS NULL AND q.change > number;
   FOR b IN SELECT value::bigint FROM jsonb_array_elements_text(coalesce(report->'behind', '[]')) LOOP
     PERFORM pubsubpull.park(s.id, b, CASE WHEN b < 0 THEN report->>'key' ELSE (SELECT pubsubpull.lane(c) FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = b) END,
                             CASE WHEN b < 0 THEN report->>'key' END);
@@ -561,7 +564,7 @@ BEGIN
   IF now() >= d.first_at + s.retry_for * interval '1 second' THEN
     UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL, batch = NULL WHERE q.subscription = s.id AND q.change = number;
     UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 WHERE g.subscription = s.id;
-    PERFORM pubsubpull.promote(s.id, lane);
+    PERFORM pubsubpull.promote(s.id, own_lane);
     IF d.batch IS NOT NULL AND d.next_at IS NOT NULL THEN
       PERFORM pubsubpull.hand_on(s.id, d.batch, d.next_at);
     END IF;
@@ -574,6 +577,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.fail_delivery(pubsubpull.subscription, jsonb) IS
   'Writes down a delivery that failed, when it is tried again, and what waits behind it; gives it up when retry_for has passed.';
+
+-- In the notifier they were behind a failure, or behind what had come in before them, which may have a higher id if it was committed first.
+CREATE OR REPLACE FUNCTION pubsubpull.give_turns(failed jsonb, subscriptions int[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
+  FROM jsonb_array_elements(failed) x CROSS JOIN jsonb_array_elements_text(x->'behind') b
+  WHERE d.subscription = (x->>'subscription')::int AND d.subscription = ANY (subscriptions) AND d.change = b::bigint AND d.state = 'pending'
+    AND d.next_at IS NULL AND d.batch IS NULL AND NOT pubsubpull.is_blocked(d.subscription, d.change, d.lane)
+$$;
+COMMENT ON FUNCTION pubsubpull.give_turns(jsonb, int[]) IS 'Gives those parked behind failures a turn that need not wait for any of them: nobody else would.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.notify_save(notifier uuid, report jsonb) RETURNS SETOF int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -600,6 +613,7 @@ BEGIN
     SELECT * INTO s FROM pubsubpull.subscription q WHERE q.id = (f->>'subscription')::int;
     PERFORM pubsubpull.fail_delivery(s, f);
   END LOOP;
+  PERFORM pubsubpull.give_turns(coalesce(report->'failed', '[]'), held);
   PERFORM pubsubpull.finish_delivery((x->>'subscription')::int, (x->>'change')::bigint)
   FROM jsonb_array_elements(coalesce(report->'sent', '[]')) x WHERE (x->>'subscription')::int = ANY (held);
   UPDATE pubsubpull.progress g SET failing_since = NULL, last_error = NULL

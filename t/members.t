@@ -84,21 +84,6 @@ settled('b', 'the batch in pieces');
 is(join(' ', map { my $path = $_; map { $_->json->{new}{v} } grep { $_->path eq $path } $receiver->requests } qw(/b/1 /b/2)), '30 31 30 31', 'none of a batch is lost when there are none any more');
 is($httpd->delete("$url/b", @as)->status, 204, 'done with batches');
 
-# Something before a barrier fails after the barrier had its turn
-$receiver->forget;
-$psp->subscribe('o', { callback => $receiver->url('/o/{id}'), table => 'public.t', %retry });
-$receiver->reply(path => '/o/1', status => 500, times => 1);
-$receiver->reply(path => '/o/2', status => 500, times => 1, delay => 3);
-$pg->sql('UPDATE t SET v = 40 WHERE id = 2');
-$pg->sql('UPDATE t SET v = 40 WHERE id = 1');
-$receiver->wait_for(2, 10, qr{^/o});
-wait_until { $httpd->get("$url/o", @as)->json->{pending} == 1 } 5, 'a failure';
-$pg->sql('TRUNCATE t');
-settled('o', 'TRUNCATE');
-is(join(' ', map { $_->path } $receiver->requests), '/o/2 /o/1 /o/1 /o/2 /o/', 'TRUNCATE waits for it');
-$httpd->delete("$url/o", @as);
-$pg->sql('INSERT INTO t VALUES (1, 1), (2, 2)');
-
 # CloudEvents in batches
 $psp->subscribe('ce', { callback => $receiver->url('/ce'), table => 'public.t', batch => 5, format => 'cloudevents' });
 $pg->sql('UPDATE t SET v = 20');

@@ -94,14 +94,21 @@ void psp_lane_push(psp_child_t *c, psp_sub_t *sub, psp_page_t *page, const psp_n
     advance(c, sub);
 }
 
+/* What is in memory of its key came before it. Of a barrier the database knows soon. */
+static int too_early(const psp_child_t *c, const psp_sub_t *sub, const psp_news_t *news)
+{
+    return news->batch     ? 0
+           : news->barrier ? sub->failed != NULL
+                           : news->key && psp_keys_find(c, sub, news->key) != NULL;
+}
+
 void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
                        apr_int64_t expires)
 {
     psp_event_t *e;
 
-    if (news->barrier &&
-        sub->failed) { /* it may have to wait for that one: the database knows, soon */
-        return;
+    if (too_early(c, sub, news)) {
+        return; /* the database returns it again */
     }
     e = psp_event_make(c, sub, news);
     e->attempts = attempts;

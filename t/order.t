@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# order.t: who has to wait for whom when deliveries fail, and that nobody waits for ever.
+use PspTest;
+
+my $psp = PspTest->up;
+my ($pg, $httpd) = ($psp->pg, $psp->httpd);
+my $receiver = PspTest::Receiver->start;
+$psp->publish('public.t', 'id int PRIMARY KEY, v int');
+$pg->sql('INSERT INTO t VALUES (1, 0), (2, 0), (3, 0)');
+my $url = '/pubsubpull/subscriptions';
+my @as = (user => 'billing');
+my %retry = (retry => { first => 1, max => 1 });
+
+sub settled {
+    my ($name, $what) = @_;
+    wait_until {
+        my $s = $httpd->get("$url/$name", @as)->json;
+        $s->{pending} == 0 && $s->{lag}{changes} == 0
+    } 15, "$name: $what";
+    return;
+}
+
+# Committed after a barrier but with a lower id, it waits behind the barrier in the notifier and not in the database
+$psp->subscribe('l', { callback => $receiver->url('/l/{id}'), table => 'public.t', %retry });
+$receiver->reply(path => '/l/1', status => 500, times => 1, delay => 1);
+my $late = $pg->dbh(AutoCommit => 0);
+$late->do('UPDATE t SET v = 1 WHERE id = 3');
+$pg->sql('UPDATE t SET v = 1 WHERE id = 1');
+$receiver->wait_for(1);
+$pg->sql('UPDATE t SET id = 20 WHERE id = 2');
+sleep 0.2;    # until it was read: the notifier reads every 40 ms
+$late->commit;
+settled('l', 'a change that was committed late');
+is(join(' ', sort map { $_->path } $receiver->requests), '/l/1 /l/1 /l/20 /l/3', 'what is parked behind a failure gets its turn though nothing in the database stands before it');
+$httpd->delete("$url/l", @as);
+$pg->sql('UPDATE t SET id = 2 WHERE id = 20');
+
+# Something before a barrier fails after the barrier had its turn
+$receiver->forget;
+$psp->subscribe('o', { callback => $receiver->url('/o/{id}'), table => 'public.t', %retry });
+$receiver->reply(path => '/o/1', status => 500, times => 1);
+$receiver->reply(path => '/o/2', status => 500, times => 1, delay => 3);
+$pg->sql('UPDATE t SET v = 40 WHERE id = 2');
+$pg->sql('UPDATE t SET v = 40 WHERE id = 1');
+$receiver->wait_for(2, 10, qr{^/o});
+wait_until { $httpd->get("$url/o", @as)->json->{pending} == 1 } 5, 'a failure';
+$pg->sql('TRUNCATE t');
+settled('o', 'TRUNCATE');
+is(join(' ', map { $_->path } $receiver->requests), '/o/2 /o/1 /o/1 /o/2 /o/', 'TRUNCATE waits for it');
+finish;
