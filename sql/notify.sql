@@ -268,6 +268,7 @@ DECLARE
   page pubsubpull.change[];
   slow int[]; -- those whose events are looked at one by one
   held int[];
+  settled text[]; -- subscription:change of this page that are done already
 BEGIN
   IF NOT EXISTS (SELECT FROM pubsubpull.notifier a WHERE a.id = notifier) THEN
     RETURN; -- the server crashed, and these positions are from before
@@ -307,15 +308,23 @@ BEGIN
       IF slow <> '{}' THEN -- what parks or gives up must hold the lease until it is done
         held := ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.subscription = ANY (slow) AND q.holder = notifier
                       ORDER BY q.subscription FOR SHARE);
+        settled := ARRAY(SELECT concat_ws(':', q.subscription, d.id) FROM pubsubpull.progress q CROSS JOIN LATERAL unnest(q.done) d(id)
+                         WHERE q.subscription = ANY (held) AND d.id IN (SELECT x.id FROM unnest(page) x));
       END IF;
       RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
         FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (slow);
       IF slow <> '{}' THEN
         FOR e IN SELECT * FROM pubsubpull.events(page, held, pubsubpull.cursor_head(p)) LOOP
-          IF e.error IS NOT NULL THEN
-            PERFORM pubsubpull.refuse_event(e);
-          ELSIF pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END) THEN
-            PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
+          IF e.error IS NOT NULL OR pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END)
+             OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = e.subscription AND d.change = e.change AND d.state = 'pending') THEN
+            IF concat_ws(':', e.subscription, e.change) = ANY (settled) THEN
+              NULL; -- an earlier holder of the lease was done with it
+            ELSIF e.error IS NOT NULL THEN
+              PERFORM pubsubpull.refuse_event(e);
+            ELSE
+              PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
+            END IF;
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, NULL::text, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
           ELSE
             RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
           END IF;
@@ -339,7 +348,7 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int) IS
-  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send, and after them one with the group''s new position. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
+  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send (body NULL: parked, given up or done before), and after them one with the group''s new position. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
 
 DROP FUNCTION IF EXISTS pubsubpull.rows_page(pubsubpull.position, int); -- gave a number back once
 CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT more boolean)

@@ -47,4 +47,23 @@ wait_until { $httpd->get("$url/o", @as)->json->{pending} == 1 } 5, 'a failure';
 $pg->sql('TRUNCATE t');
 settled('o', 'TRUNCATE');
 is(join(' ', map { $_->path } $receiver->requests), '/o/2 /o/1 /o/1 /o/2 /o/', 'TRUNCATE waits for it');
+$httpd->delete("$url/o", @as);
+$pg->sql('INSERT INTO t VALUES (1, 0), (2, 0)');
+
+# What was parked when it was read, and was sent since, is not sent again by the next notifier, who reads it once more
+$receiver->forget;
+$psp->subscribe('k', { callback => $receiver->url('/k/{id}'), table => 'public.t', %retry });
+$receiver->reply(path => '/k/2', hang => 1, times => 1);
+$receiver->reply(path => '/k/1', status => 500, times => 1);
+$pg->sql('UPDATE t SET v = 50 WHERE id = 2');
+$pg->sql('UPDATE t SET v = 51 WHERE id = 1');
+wait_until { $httpd->get("$url/k", @as)->json->{pending} == 1 } 5, 'a failure';
+$pg->sql("UPDATE t SET v = $_ WHERE id = 1") for 52, 53;
+$receiver->wait_for(4, 10, qr{^/k/1});
+wait_until { $httpd->get("$url/k", @as)->json->{pending} == 0 } 5, 'all but the one that hangs';
+kill KILL => $httpd->notifier_pid;
+$receiver->wait_for(2, 10, qr{^/k/2});
+settled('k', 'the rest');
+is(join(' ', map { $_->json->{new}{v} } $receiver->requests(qr{^/k/1})), '51 51 52 53', 'what was parked and then sent is not sent again after a kill');
+$httpd->expect_log(qr/PSP0403/);
 finish;

@@ -227,8 +227,15 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
         return;
     }
     page = psp_place_page(sub);
-    if (!psp_place_skip(sub, page, news.id)) {
+    if (psp_place_skip(sub, page, news.id)) {
+        return;
+    }
+    if (body) {
         psp_lane_push(c, sub, page, &news);
+    }
+    else {
+        psp_place_settled(sub, page, news.id);
+        psp_saver_dirty(c, sub);
     }
 }
 

@@ -120,6 +120,12 @@ int psp_place_skip(psp_sub_t *sub, psp_page_t *page, apr_int64_t id)
     return 1;
 }
 
+/* Who reads this again later must not take it for new, for it may have been sent and taken out of the database by then. */
+void psp_place_settled(psp_sub_t *sub, psp_page_t *page, apr_int64_t id)
+{
+    remember(sub, page, id);
+}
+
 void psp_place_done(psp_sub_t *sub, psp_page_t *page, apr_int64_t id)
 {
     remember(sub, page, id);

@@ -412,6 +412,8 @@ void psp_place_begin(psp_sub_t *sub, psp_pos_t *pos, const char *done);
 psp_page_t *psp_place_page(psp_sub_t *sub);
 /** True when the change was finished by an earlier holder of the lease; it is counted as done then. */
 int psp_place_skip(psp_sub_t *sub, psp_page_t *page, apr_int64_t id);
+/** The database has parked it, or knows that it was finished: nothing is to be done but to remember that. */
+void psp_place_settled(psp_sub_t *sub, psp_page_t *page, apr_int64_t id);
 /** An event of a page is delivered, or parked as far as the position is concerned. */
 void psp_place_done(psp_sub_t *sub, psp_page_t *page, apr_int64_t id);
 /** All of a read was seen: the subscription is at pos now. */
