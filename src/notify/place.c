@@ -151,6 +151,8 @@ void psp_place_settle(psp_sub_t *sub)
 
 void psp_place_move(psp_sub_t *sub, psp_pos_t *pos, int more)
 {
+    int moved = pos != sub->pos; /* else it may be a table that is locked, and no end */
+
     if (pos != sub->pos) {
         psp_pos_drop(sub->pos);
         sub->pos = psp_pos_share(pos);
@@ -158,7 +160,7 @@ void psp_place_move(psp_sub_t *sub, psp_pos_t *pos, int more)
     sub->more = more;
     /* The first end may be that of a batch begun by the holder before us, who read on; the second is that of
      * one begun now: all that he read was read again, or needs no skipping. */
-    if (!more && sub->skip && ++sub->ends == 2) {
+    if (moved && !more && sub->skip && ++sub->ends == 2) {
         drop_skip(sub);
     }
     psp_place_settle(sub);
