@@ -15,7 +15,7 @@ BEGIN
   IF since !~ '^[0-9]{1,18}$' THEN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'since must come from the "next" URL of an earlier page.');
   END IF;
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id), max(c.id), count(*)
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id), max(c.id), count(*)
   INTO page, last_id, n
   FROM ((SELECT l.* FROM pubsubpull.change l WHERE l.table_id = p.id AND l.key = row_key AND l.id > coalesce(since, '0')::bigint ORDER BY l.id LIMIT most)
         UNION ALL
@@ -76,8 +76,8 @@ BEGIN
     request_id := request_get.id::uuid;
     head := pubsubpull.request_json(request_id);
   END IF;
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id) INTO page
-  FROM pubsubpull.change c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE c.request = request_id;
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id) INTO page
+  FROM pubsubpull.change c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE c.request = request_id AND c.unattributed IS NULL;
   IF head IS NULL AND page IS NULL THEN
     PERFORM pubsubpull.problem(404, 'no-such-request', format('No request %s is recorded.', request_get.id));
   END IF;

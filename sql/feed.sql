@@ -295,6 +295,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT json_strip_nulls(json_build_object('id', r.id, 'method', r.method, 'host', r.host, 'path', r.path, 'query', r.query, 'user', r."user",
     'remote', r.remote, 'agent', r.agent, 'started', r.started, 'headers', r.headers, 'status', r.status, 'bytes', r.bytes,
     'duration', extract(epoch FROM r.duration)))::text
-  FROM pubsubpull.request r WHERE r.id = request
+  FROM pubsubpull.request r WHERE r.id = request AND r.claimed IS NULL
 $$;
 COMMENT ON FUNCTION pubsubpull.request_json(uuid) IS 'The JSON object of a recorded request; NULL when there is none.';

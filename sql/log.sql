@@ -65,12 +65,22 @@ DO $$ BEGIN
     END IF;
   END LOOP;
 END $$;
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.change'::regclass AND a.attname = 'unattributed' AND NOT a.attisdropped) THEN
+    ALTER TABLE pubsubpull.change ADD COLUMN unattributed pubsubpull.unattributed;
+    CREATE INDEX change_unattributed ON pubsubpull.change (id) WHERE unattributed IS NOT NULL;
+    FOR n IN 0 .. 7 LOOP
+      EXECUTE format('CREATE INDEX change_%1$s_unattributed ON pubsubpull.change_%1$s (id) WHERE unattributed IS NOT NULL', n);
+    END LOOP;
+  END IF;
+END $$;
 COMMENT ON TABLE pubsubpull.change IS 'The log: one row per committed change of a row of a published table';
 COMMENT ON COLUMN pubsubpull.change.xid IS 'The transaction (top level) that made the change; followers compare it with snapshots';
 COMMENT ON COLUMN pubsubpull.change.type IS 'I insert, U update, D delete, T truncate';
 COMMENT ON COLUMN pubsubpull.change.key IS 'The row''s key as in URLs: values percent-encoded and joined by commas; NULL: no key';
 COMMENT ON COLUMN pubsubpull.change.old_key IS 'The key before an update that changed it, else NULL';
 COMMENT ON COLUMN pubsubpull.change.request IS 'The request that caused the change; NULL: none is known';
+COMMENT ON COLUMN pubsubpull.change.unattributed IS 'Why the request that the session named is not believed; NULL: it is, or none was named';
 
 CREATE OR REPLACE FUNCTION pubsubpull.table_name(relation oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -161,7 +171,7 @@ BEGIN
     'CREATE OR REPLACE FUNCTION pubsubpull.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
     ' SET search_path = pg_catalog, pg_temp%s AS %L',
     format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
-    format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  border bigint;\n%sBEGIN\n'
+    format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  unattributed pubsubpull.unattributed;\n  who record;\n  border bigint;\n%sBEGIN\n'
       || E'  IF pg_trigger_depth() > 1 OR concat(current_setting(''pubsubpull.nested'', true), current_setting(''pubsubpull.shut'', true)) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
       || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border, TG_OP);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
   -- Who adds a partition has its triggers cloned and needs EXECUTE; without USAGE on the schema nobody can name the function.
@@ -194,11 +204,11 @@ CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) R
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   slot_number CONSTANT int := pubsubpull.current_slot();
-  target CONSTANT text := format('  INSERT INTO pubsubpull.change_%s (table_id, type, key, old_key, old, new, request, channel)', slot_number);
+  target CONSTANT text := format('  INSERT INTO pubsubpull.change_%s (table_id, type, key, old_key, old, new, request, channel, unattributed)', slot_number);
   seek CONSTANT text := E'  IF EXISTS (SELECT FROM pg_cast c WHERE c.oid >= 16384 AND c.casttarget IN (25, 114, 3802)) THEN\n    PERFORM pubsubpull.check_casts();\n  END IF;\n'
     || E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
     || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
-    || E'  THEN\n    SELECT a.request, a.channel INTO request, channel FROM pubsubpull.attribute() a;\n  END IF;\n';
+    || E'  THEN\n    who := pubsubpull.attribute();\n    request := who.request;\n    channel := who.channel;\n    unattributed := who.unattributed;\n  END IF;\n';
   hidden text := '';
   declarations text := '';
   n text;   -- JSON of the new row
@@ -228,16 +238,16 @@ BEGIN
     PERFORM pubsubpull.create_function(p, 'row', declarations, format(
       E'  IF TG_RELID <> %1$s AND NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n'
       || E'    RAISE EXCEPTION USING MESSAGE = %2$L;\n  END IF;\n', p.relation::oid, format('this function logs changes of %s only', p.name)) || seek || hidden || format(
-      E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel);\n'
-      || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel);\n'
-      || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel);\n  END IF;\n',
+      E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel, unattributed);\n'
+      || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel, unattributed);\n'
+      || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed);\n  END IF;\n',
       target, p.id, nk, ok, n, o,
       CASE WHEN (p.options->>'skip_unchanged')::boolean THEN 'row_to_json(OLD)::text <> row_to_json(NEW)::text' ELSE 'true' END));
   ELSE
     PERFORM pubsubpull.create_function(p, 'insert', declarations, seek || hidden || format(
-      E'%s\n  SELECT %s, ''I'', %s, NULL, NULL, %s, request, channel FROM new_rows n;\n', target, p.id, nk, n));
+      E'%s\n  SELECT %s, ''I'', %s, NULL, NULL, %s, request, channel, unattributed FROM new_rows n;\n', target, p.id, nk, n));
     PERFORM pubsubpull.create_function(p, 'delete', declarations, seek || hidden || format(
-      E'%s\n  SELECT %s, ''D'', %s, NULL, %s, NULL, request, channel FROM old_rows o;\n', target, p.id, ok, o));
+      E'%s\n  SELECT %s, ''D'', %s, NULL, %s, NULL, request, channel, unattributed FROM old_rows o;\n', target, p.id, ok, o));
     PERFORM pubsubpull.create_function(p, 'update', declarations || E'  loops text;\n  memory text;\n', seek || hidden
       || pubsubpull.update_body(p, target, nk, ok, n, o));
   END IF;
@@ -245,8 +255,8 @@ BEGIN
   PERFORM pubsubpull.create_function(p, 'truncate', declarations, seek || hidden || format(
     E'  IF TG_RELID = %1$s AND TG_WHEN = ''BEFORE'' THEN\n    PERFORM set_config(''pubsubpull.truncating'', %1$L, true);\n'
     || E'  ELSIF TG_RELID = %1$s THEN\n    PERFORM set_config(''pubsubpull.truncating'', '''', true);\n  %2$s\n'
-    || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel);\n'
-    || E'  ELSIF current_setting(''pubsubpull.truncating'', true) IS DISTINCT FROM %1$L THEN\n    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel);\n  END IF;\n',
+    || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel, unattributed);\n'
+    || E'  ELSIF current_setting(''pubsubpull.truncating'', true) IS DISTINCT FROM %1$L THEN\n    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel, unattributed);\n  END IF;\n',
     p.relation::oid, target, p.id));
   UPDATE pubsubpull.published q SET slot = slot_number WHERE q.id = p.id AND q.slot IS DISTINCT FROM slot_number;
 END $$;
@@ -259,12 +269,12 @@ COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
 CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format(
-    E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel FROM old_rows o, new_rows n\n'
+    E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed FROM old_rows o, new_rows n\n'
     || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s LIMIT 1;\n'
     || E'  IF NOT FOUND THEN\n'
     || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
     || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'
-    || E'%1$s\n  SELECT %2$s, ''U'', n.key, nullif(o.key, n.key), o.row, n.row, request, channel\n'
+    || E'%1$s\n  SELECT %2$s, ''U'', n.key, nullif(o.key, n.key), o.row, n.row, request, channel, unattributed\n'
     || E'  FROM (SELECT row_number() OVER () AS n, %3$s AS key, %5$s AS row FROM new_rows n) n\n'
     || E'  JOIN (SELECT row_number() OVER () AS n, %4$s AS key, %6$s AS row FROM old_rows o) o ON o.n = n.n%7$s ORDER BY n.n;\n'
     || E'  PERFORM set_config(''enable_nestloop'', loops, true), set_config(''work_mem'', memory, true);\n  END IF;\n',
@@ -274,19 +284,21 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.update_body(pubsubpull.published, text, text, text, text, text) IS 'The part of a trigger function that logs an UPDATE.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel) RETURNS void
+DROP FUNCTION IF EXISTS pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel,
+  unattributed pubsubpull.unattributed) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p pubsubpull.published;
 BEGIN
   PERFORM pg_current_xact_id(); -- before ids are drawn
   SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
-  EXECUTE format('INSERT INTO pubsubpull.change_%s (table_id, type, key, old, request, channel)'
-                 ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4 FROM %s o',
+  EXECUTE format('INSERT INTO pubsubpull.change_%s (table_id, type, key, old, request, channel, unattributed)'
+                 ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4, $5 FROM %s o',
                  p.slot, pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass)
-    USING published_id, pubsubpull.excluded_names(p), request, channel;
+    USING published_id, pubsubpull.excluded_names(p), request, channel, unattributed;
 END $$;
-COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel) IS
+COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel, pubsubpull.unattributed) IS
   'Logs the rows of a partition that is about to be truncated by itself as deleted.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.create_trigger(p pubsubpull.published, relation regclass, event text, clause text, function text) RETURNS void

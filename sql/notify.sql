@@ -165,7 +165,7 @@ COMMENT ON FUNCTION pubsubpull.row_number_of(text) IS 'The number under which an
 
 CREATE OR REPLACE FUNCTION pubsubpull.row_change(table_id int, row_key text, row_json json) RETURNS pubsubpull.change
 LANGUAGE sql STABLE AS $$
-  SELECT ROW(pubsubpull.row_number_of(row_key), NULL, clock_timestamp(), table_id, 'R', row_key, NULL, NULL, row_json, NULL, NULL)::pubsubpull.change
+  SELECT ROW(pubsubpull.row_number_of(row_key), NULL, clock_timestamp(), table_id, 'R', row_key, NULL, NULL, row_json, NULL, NULL, NULL)::pubsubpull.change
 $$;
 COMMENT ON FUNCTION pubsubpull.row_change(int, text, json) IS 'An existing row in the shape of a change, of type row.';
 
@@ -216,7 +216,7 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
          concat(CASE WHEN s.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', s.source_json, ',"type":"pubsubpull.',
                        pubsubpull.change_type(c.type), '"', ',"subject":"' || c.key || '"', ',"time":', to_json(c.at), ',"datacontenttype":"application/json","data":') END,
                 pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
-                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain, coalesce(c.new, c.old)),
+                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain, coalesce(c.new, c.old), c.unattributed),
                 ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' OR c.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
                 '}', CASE WHEN s.source_json IS NOT NULL THEN '}' END),
          s.deletes AND c.type = 'D', c.request, CASE WHEN s."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(c, s.columns, s."when") END

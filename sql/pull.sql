@@ -111,16 +111,19 @@ COMMENT ON FUNCTION pubsubpull.row_get(text, text, text) IS 'GET /tables/{t}/row
 
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
 DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text); -- took less once
+DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json);
 CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at timestamptz, change_key text, old json, new json, request uuid,
-  channel pubsubpull.channel, name_json text, url text, key text[], plain text, whole json DEFAULT NULL) RETURNS text
+  channel pubsubpull.channel, name_json text, url text, key text[], plain text, whole json DEFAULT NULL,
+  unattributed pubsubpull.unattributed DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE AS $$
   SELECT concat('{"id":', id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(type), '","at":', to_json(at), ',"key":',
     pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)), ',"old":', coalesce(old::text, 'null'), ',"new":', coalesce(new::text, 'null'),
     ',"url":', CASE WHEN change_key IS NULL THEN 'null' ELSE concat('"', url, '/rows/', change_key, '"') END,
-    ',"request":', CASE WHEN request IS NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
-    ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END)
+    ',"request":', CASE WHEN request IS NULL OR unattributed IS NOT NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
+    ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END,
+    CASE WHEN unattributed IS NOT NULL THEN concat(',"unattributed":"', unattributed, '"') END)
 $$;
-COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json) IS
+COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed) IS
   'JSON text of a change without its closing brace, so that members can be added. name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.changes_page(base text, url text, tables int[], since text, "limit" text,
@@ -133,7 +136,7 @@ DECLARE
   page text;
 BEGIN
   SELECT * INTO r FROM pubsubpull.feed_page(p, tables, most, 16000000);
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id)
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id)
   INTO page FROM unnest(r.page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
   IF r.more THEN
     p.after_id := r.page[cardinality(r.page)].id;

@@ -20,6 +20,7 @@ typedef struct psp_pem_t {
     const char *certificate;
     const char *key;
 } psp_pem_t;
+#define PSP_KEYS_MAX 2 /* of PubSubPullKey: the one that signs, and the one before it */
 
 /** Per server. Set in the main server only, except base_url, which a virtual host may override. */
 typedef struct psp_server_config_t {
@@ -32,6 +33,8 @@ typedef struct psp_server_config_t {
     apr_array_header_t *callback_deny;
     const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */
     psp_pem_t callback_certificate;   /* PubSubPullCallbackCertificate, NULLs: none */
+    apr_array_header_t *keys; /* PubSubPullKey: of const char *, newest first, NULL: none */
+    int key_ttl;              /* PubSubPullKeyTTL, seconds, default 3600 */
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
 } psp_server_config_t;
 
@@ -60,6 +63,7 @@ const psp_server_config_t *psp_config_server(const server_rec *s);
 const psp_dir_config_t *psp_config_dir(const request_rec *r);
 
 /** Values with defaults applied. */
+int psp_config_key_ttl(const psp_server_config_t *c);
 psp_record_t psp_config_record(const psp_dir_config_t *d);
 
 /** Who makes this request: PubSubPullUser if set, else r->user; NULL: nobody. */

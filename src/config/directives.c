@@ -18,6 +18,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define POOL_LIMIT 1000
 #define RETENTION_MIN 60
 #define RETENTION_MAX APR_INT32_MAX /* 68 years */
+#define KEY_TTL_MAX (366 * 86400)
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -97,6 +98,38 @@ static int parse_count(const char *text, int *count)
     }
     *count = (int)value;
     return 1;
+}
+
+static const char *set_key(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+    const char *path = ap_server_root_relative(cmd->temp_pool, arg);
+
+    (void)dir;
+    if (error) {
+        return error;
+    }
+    error = c->keys ? "is set twice: a second key belongs into the same file, on the next line"
+            : !path ? "wants the path of a file"
+                    : psp_config_read_keys(&c->keys, path, cmd->pool, cmd->temp_pool, cmd->server);
+    return error ? apr_pstrcat(cmd->pool, cmd->cmd->name, " ", error, NULL) : NULL;
+}
+
+static const char *set_key_ttl(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+    char *end;
+    apr_int64_t seconds = apr_strtoi64(arg, &end, 10);
+
+    (void)dir;
+    if (!error && (!apr_isdigit(*arg) || *end || seconds < 1 || seconds > KEY_TTL_MAX)) {
+        return apr_psprintf(cmd->pool, "%s must be a number of seconds from 1 to %d, not '%s'",
+                            cmd->cmd->name, KEY_TTL_MAX, arg);
+    }
+    c->key_ttl = (int)seconds;
+    return error;
 }
 
 static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const char *max)
@@ -351,6 +384,10 @@ const command_rec psp_config_directives[] = {
                   "the fewest and the most database sessions of one child process"),
     AP_INIT_TAKE1("PubSubPullRetention", set_retention, NULL, RSRC_CONF,
                   "how long changes and requests are kept: 30d, 12h, or off"),
+    AP_INIT_TAKE1("PubSubPullKey", set_key, NULL, RSRC_CONF,
+                  "a file with the key that signs envelopes, and the one before it"),
+    AP_INIT_TAKE1("PubSubPullKeyTTL", set_key_ttl, NULL, RSRC_CONF,
+                  "for how many seconds a signature holds"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,

@@ -19,6 +19,7 @@ void *psp_config_create_server(apr_pool_t *p, server_rec *s)
     c->pool_min = PSP_UNSET;
     c->pool_max = PSP_UNSET;
     c->retention = PSP_UNSET;
+    c->key_ttl = PSP_UNSET;
     return c;
 }
 
@@ -41,6 +42,8 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(pool_min);
     INHERIT_INT(pool_max);
     INHERIT_INT(retention);
+    INHERIT(keys);
+    INHERIT_INT(key_ttl);
     return merged;
 }
 
@@ -86,6 +89,11 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r)
         c = ap_get_module_config(r->per_dir_config, &pubsubpull_module);
     }
     return c ? c : &nothing;
+}
+
+int psp_config_key_ttl(const psp_server_config_t *c)
+{
+    return c->key_ttl == PSP_UNSET ? 3600 : c->key_ttl;
 }
 
 psp_record_t psp_config_record(const psp_dir_config_t *d)

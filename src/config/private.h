@@ -27,5 +27,11 @@ const char *psp_pem_read_authorities(apr_pool_t *p, const char *file, const char
 /** Read a certificate and its key, which must match; keyfile NULL: both are in one file. */
 const char *psp_pem_read_certificate(apr_pool_t *p, const char *file, const char *keyfile,
                                      psp_pem_t *pem);
+/**
+ * Read the keys of PubSubPullKey, newest first, of const char *.
+ * @return NULL, or what is wrong, as the end of a sentence; it never repeats a key
+ */
+const char *psp_config_read_keys(apr_array_header_t **keys, const char *path, apr_pool_t *p,
+                                 apr_pool_t *temp, server_rec *s);
 
 #endif

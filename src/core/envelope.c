@@ -130,7 +130,7 @@ const char *psp_envelope(apr_pool_t *p, const psp_request_t *request)
     int in_headers = 0;
     int i;
 
-    while ((total = measure(members, &largest)) > PSP_ENVELOPE_MAX && largest) {
+    while ((total = measure(members, &largest)) + request->reserved > PSP_ENVELOPE_MAX && largest) {
         largest->text = NULL;
     }
     j = psp_json_make(p, total);

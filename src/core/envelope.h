@@ -20,6 +20,7 @@ typedef struct psp_request_t {
     const char *remote;
     const char *agent;
     apr_time_t started;
+    apr_size_t reserved; /* bytes of PSP_ENVELOPE_MAX to leave for what will be added */
     const apr_table_t *
         headers; /* captured headers: written as "headers":{"name":"value"} with lower-case names, or NULL */
 } psp_request_t;

@@ -193,6 +193,7 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     }
     c->gate = psp_gate_make(c);
     c->records = psp_records_make(c);
+    c->keys = psp_keys_make(c, start->previous);
     c->renew = psp_renew_make(c, start->previous);
     c->leases = psp_leases_make(c);
     c->give = psp_give_make(c);
@@ -268,6 +269,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_session_step(c->records_db, psp_mono());
     c->next = c->now + TURN_MAX; /* from here on everybody says when */
     psp_gate_step(c);
+    psp_keys_step(c); /* before records: what they belong to was signed with them */
     psp_records_step(c);
     psp_renew_step(c);
     psp_keep_step(c);

@@ -6,6 +6,7 @@
  *   gate.c        is the database there, and is its schema ours?
  *   records.c     ring -> memory -> pubsubpull.record_requests
  *   renew.c       keeps the leases in the database
+ *   keys.c        PubSubPullKey -> the database
  *   lease.c       which subscriptions this child serves; their coming and going
  *   give.c        subscriptions that other servers should have
  *   feed.c        reads changes, for many subscriptions at once, and holds back when they pile up
@@ -48,6 +49,7 @@ typedef struct psp_event_t psp_event_t;
 typedef struct psp_page_t psp_page_t;
 typedef struct psp_gate_t psp_gate_t;
 typedef struct psp_records_t psp_records_t;
+typedef struct psp_keys_t psp_keys_t;
 typedef struct psp_leases_t psp_leases_t;
 typedef struct psp_renew_t psp_renew_t;
 typedef struct psp_give_t psp_give_t;
@@ -88,6 +90,7 @@ struct psp_child_t {
     psp_gate_t *gate;
     psp_records_t *records;
     psp_renew_t *renew;
+    psp_keys_t *keys;
     psp_leases_t *leases;
     psp_give_t *give;
     psp_feed_t *feed;
@@ -318,6 +321,10 @@ void psp_renew_pause(psp_child_t *c);
 int psp_renew_valid(const psp_child_t *c);
 /** This child is leaving. */
 void psp_renew_leave(psp_child_t *c);
+/* --- keys.c --- */
+
+psp_keys_t *psp_keys_make(psp_child_t *c, const char *previous);
+void psp_keys_step(psp_child_t *c);
 
 /* --- lease.c --- */
 

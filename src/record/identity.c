@@ -125,9 +125,10 @@ psp_identity_t *psp_identity_make(request_rec *r)
     about.remote = r->useragent_ip;
     about.agent = apr_table_get(r->headers_in, "User-Agent");
     about.headers = captured(r, p);
+    about.reserved = psp_seal_length();
 
     made->mode = psp_config_record(psp_config_dir(r));
-    made->envelope = psp_envelope(p, &about);
+    made->envelope = psp_seal(p, psp_envelope(p, &about));
     made->traceparent = make_traceparent(made->id, p);
     made->tracestate = apr_pstrcat(p, "psp=", made->id, NULL);
     made->pgoption =

@@ -30,6 +30,12 @@ int psp_identity_wanted(const request_rec *r);
 /** Make one and keep it. NULL: no random numbers, which is logged. */
 psp_identity_t *psp_identity_make(request_rec *r);
 
+/** Bytes that psp_seal adds to an envelope; 0: there is no key. */
+apr_size_t psp_seal_length(void);
+
+/** The envelope with its signature as last member, or as it is when there is no key. */
+const char *psp_seal(apr_pool_t *p, const char *envelope);
+
 /** Take out of headers all that only we may say, in every spelling that a service might take for
  * ours. */
 void psp_strip(apr_pool_t *p, apr_table_t *headers);
@@ -41,6 +47,7 @@ void psp_strip_environment(apr_table_t *environment);
 /** Take out the names that begin with PubSubPull- only: nobody else's, whatever is served. */
 void psp_strip_prefixed(apr_table_t *headers);
 
+void psp_seal_register_hooks(apr_pool_t *p);
 void psp_queue_register_hooks(apr_pool_t *p);
 void psp_carry_register_hooks(apr_pool_t *p);
 void psp_respond_register_hooks(apr_pool_t *p);

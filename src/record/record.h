@@ -23,6 +23,10 @@ int psp_record_wake_fd(void);
 /** Wake the child: something may have been changed. Costs nothing when it was woken already. */
 void psp_record_wake(void);
 
+/** The database knows the newest key: from now on it signs. Until then the one before it does, if
+ * there is one, so that nothing is signed with a key that the database does not know yet. */
+void psp_record_keys_known(void);
+
 /**
  * One record in the queue: a header, then the envelope's text.
  * A record with length 0 of envelope is never written.
