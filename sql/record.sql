@@ -40,11 +40,11 @@ COMMENT ON COLUMN pubsubpull.request.claimed IS
 
 DO $$ BEGIN
   IF to_regtype('pubsubpull.unattributed') IS NULL THEN
-    CREATE TYPE pubsubpull.unattributed AS ENUM ('malformed', 'unsigned', 'forged', 'expired', 'unknown');
+    CREATE TYPE pubsubpull.unattributed AS ENUM ('malformed', 'unsigned', 'forged', 'expired', 'unknown', 'prepared');
   END IF;
 END $$;
 COMMENT ON TYPE pubsubpull.unattributed IS
-  'Why a change has no request although its session named one: the setting is no envelope; PubSubPullKey is set and its signature is missing, wrong or too old; httpd never issued the id';
+  'Why a change has no request although its session named one: the setting is no envelope; PubSubPullKey is set and its signature is missing, wrong or too old; httpd never issued the id; the comment is that of a named prepared statement, written when it was prepared';
 
 -- The id at the front of an envelope, or NULL when the text is not an envelope of ours.
 CREATE OR REPLACE FUNCTION pubsubpull.envelope_id(envelope text) RETURNS uuid
@@ -191,9 +191,11 @@ BEGIN
     request := substr(name, 5)::uuid;
     channel := 'application_name';
   ELSE
-    name := substring(right(current_query(), 2000) FROM
-      '/\*[^*]*tracestate=''[^''*]*psp%3[Dd]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})[^''*]*''[^*]*\*/\s*;?\s*$');
-    IF name IS NOT NULL THEN
+    name := substring(right(current_query(), 2000) FROM -- some clients double the percent sign
+      '/\*[^*]*tracestate=''(?:[^''*]*(?:,|%2[Cc])(?:\s|%20)*)?psp%{1,2}3[Dd]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?![0-9A-Za-z-])[^''*]*''[^*]*\*/\s*;?\s*$');
+    IF name IS NOT NULL AND EXISTS (SELECT FROM pg_prepared_statements p WHERE NOT p.from_sql AND p.statement = current_query()) THEN
+      unattributed := 'prepared'; -- whichever request it was prepared in, it is not known whether it is this one
+    ELSIF name IS NOT NULL THEN
       request := name::uuid;
       channel := 'comment';
     END IF;
