@@ -70,6 +70,13 @@ static int may_have_written(const request_rec *r)
     }
 }
 
+/* A request that asked for HTTP/2 is served, and ends here once more, as the first stream of it. */
+static int went_on(const request_rec *r)
+{
+    return r->status == HTTP_SWITCHING_PROTOCOLS && !r->connection->master &&
+           !strcmp(ap_get_protocol(r->connection), "h2c");
+}
+
 /*
  * Runs when the last byte was handed to the network and httpd is about to forget the request, also
  * for requests that failed while they were read. Those that no service saw (400, 401, 403 ...) are
@@ -79,7 +86,7 @@ static int log_transaction(request_rec *r)
 {
     psp_identity_t *identity;
 
-    if (!psp_record_ring()) {
+    if (!psp_record_ring() || went_on(r)) {
         return DECLINED;
     }
     identity = psp_identity_find(r);
