@@ -30,7 +30,8 @@
  *                         and nobody after us can bring back what a client sent under our names
  *   insert_filter,        LAST: the X-Request-Id of the response, also for httpd's own errors
  *   insert_error_filter
- *   handler               MIDDLE: it serves what SetHandler gives it and nothing else
+ *   handler               REALLY_FIRST: PubSubPullRequired refuses, before anybody serves
+ *                         MIDDLE: it serves what SetHandler gives it and nothing else
  *   log_transaction       MIDDLE: the order does not matter, as it only reads and never waits
  *
  * And of mod_status, where it is loaded: status_hook, a section from shared memory.

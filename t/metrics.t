@@ -223,13 +223,15 @@ ok(!(grep { /pubsubpull_subscription/ } $m->series), 'and nothing else');
 cmp_ok($m->value('pubsubpull_pool_errors_total', reason => 'unreachable'), '>', 0, 'as the resources notice, too');
 becomes(sub { value('notifier_database_connected') }, 0, 'the notifier has none either');
 $httpd->get('/svc/x') for 1 .. 3;
-becomes(sub { value('records_waiting', place => 'notifier') }, 3, 'records wait');
+becomes(sub { value('records_waiting', place => 'ring') }, 3, 'records wait');
 is(status_of()->{RecordsWaiting}, 3, 'server-status knows');
 kill KILL => $httpd->notifier_pid;
-becomes(sub { value('records_dropped_total') }, 3, 'and are lost with a notifier that is killed');
+becomes(sub { scalar $httpd->notifier_pids }, 1, 'another notifier');
 $pg->launch;
 becomes(sub { value('notifier_database_connected') }, 1, 'it is back');
 becomes(sub { value('database_up') }, 1, 'for resources');
+becomes(sub { value('records_waiting', place => 'ring') }, 0, 'what waited while a notifier was killed is written');
+is(value('records_dropped_total'), 0, 'and nothing lost');
 $pg->kill_backend(q{application_name = 'pubsubpull notifier'});
 becomes(sub { value('notifier_database_reconnects_total') > 0 }, 1, 'sessions that are opened again');
 

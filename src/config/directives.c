@@ -18,6 +18,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define POOL_LIMIT 1000
 #define RETENTION_MIN 60
 #define RETENTION_MAX APR_INT32_MAX /* 68 years */
+#define SPOOL_MIN (1024 * 1024)
 #define KEY_TTL_MAX (366 * 86400)
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
@@ -130,6 +131,40 @@ static const char *set_key_ttl(cmd_parms *cmd, void *dir, const char *arg)
     }
     c->key_ttl = (int)seconds;
     return error;
+}
+
+static const char *set_spool(cmd_parms *cmd, void *dir, const char *path, const char *size)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+    char *end;
+
+    (void)dir;
+    if (error) {
+        return error;
+    }
+    if (!(c->spool = ap_server_root_relative(cmd->pool, path))) {
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " wants a directory, not '", path, "'", NULL);
+    }
+    c->spool_size = apr_strtoi64(size, &end, 10);
+    if (!apr_isdigit(*size) || c->spool_size > APR_INT64_MAX >> 30) {
+        c->spool_size = 0;
+    }
+    if (*end && !end[1]) {
+        int shift = (apr_tolower(*end) == 'k')   ? 10
+                    : (apr_tolower(*end) == 'm') ? 20
+                    : (apr_tolower(*end) == 'g') ? 30
+                                                 : 0;
+
+        c->spool_size <<= shift;
+        end += shift > 0;
+    }
+    return *end || c->spool_size < SPOOL_MIN
+               ? apr_psprintf(cmd->pool,
+                              "%s wants a directory and how many bytes it may hold, 1M at least, "
+                              "such as 512M or 4G, not '%s'",
+                              cmd->cmd->name, size)
+               : NULL;
 }
 
 static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const char *max)
@@ -291,6 +326,14 @@ static const char *set_anonymous(cmd_parms *cmd, void *dir, int on)
     return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
 }
 
+static const char *set_required(cmd_parms *cmd, void *dir, int on)
+{
+    psp_dir_config_t *c = dir;
+
+    c->required = on != 0;
+    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
+}
+
 static const char *set_record(cmd_parms *cmd, void *dir, const char *arg)
 {
     psp_dir_config_t *c = dir;
@@ -388,6 +431,8 @@ const command_rec psp_config_directives[] = {
                   "a file with the key that signs envelopes, and the one before it"),
     AP_INIT_TAKE1("PubSubPullKeyTTL", set_key_ttl, NULL, RSRC_CONF,
                   "for how many seconds a signature holds"),
+    AP_INIT_TAKE2("PubSubPullSpool", set_spool, NULL, RSRC_CONF,
+                  "a directory for records of requests while the database is away, and its size"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,
@@ -404,6 +449,8 @@ const command_rec psp_config_directives[] = {
                     "request headers to record, or none"),
     AP_INIT_TAKE1("PubSubPullUser", set_user, NULL, ANYWHERE,
                   "an expression for the user, instead of the authenticated one"),
+    AP_INIT_FLAG("PubSubPullRequired", set_required, NULL, ANYWHERE,
+                 "On: requests that write are refused while they could not be recorded"),
     AP_INIT_FLAG("PubSubPullAnonymous", set_anonymous, NULL, ANYWHERE,
                  "On: PUT and DELETE of resources need no user"),
     AP_INIT_TAKE1("PubSubPullAdmin", set_admin, NULL, ANYWHERE,

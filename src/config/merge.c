@@ -43,6 +43,8 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(pool_max);
     INHERIT_INT(retention);
     INHERIT(keys);
+    INHERIT(spool);
+    merged->spool_size = add->spool ? add->spool_size : base->spool_size;
     INHERIT_INT(key_ttl);
     return merged;
 }
@@ -55,6 +57,7 @@ void *psp_config_create_dir(apr_pool_t *p, char *path)
     c->enabled = PSP_UNSET;
     c->record = PSP_UNSET;
     c->anonymous = PSP_UNSET;
+    c->required = PSP_UNSET;
     return c;
 }
 
@@ -67,6 +70,7 @@ void *psp_config_merge_dir(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(enabled);
     INHERIT_INT(record);
     INHERIT_INT(anonymous);
+    INHERIT_INT(required);
     INHERIT(capture);
     INHERIT(user);
     INHERIT(admin);
@@ -82,7 +86,7 @@ const psp_server_config_t *psp_config_server(const server_rec *s)
 const psp_dir_config_t *psp_config_dir(const request_rec *r)
 {
     static const psp_dir_config_t nothing = {
-        .enabled = PSP_UNSET, .record = PSP_UNSET, .anonymous = PSP_UNSET};
+        .enabled = PSP_UNSET, .record = PSP_UNSET, .anonymous = PSP_UNSET, .required = PSP_UNSET};
     const psp_dir_config_t *c = NULL;
 
     if (r->per_dir_config) {

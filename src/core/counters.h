@@ -31,7 +31,7 @@ typedef enum psp_counter_t {
     PSP_COUNT_RECONNECTS, /* of its database sessions */
     PSP_COUNT_RECORDS_WRITTEN,
     PSP_COUNT_RECORDS_REFUSED,
-    PSP_COUNT_RECORDS_LOST, /* in the memory of a notifier that was killed */
+    PSP_COUNT_RECORDS_LOST, /* in the memory of a notifier that was killed, and nowhere else */
     PSP_COUNT_POOL_WAITS,
     PSP_COUNT_POOL_UNREACHABLE,
     PSP_COUNT_POOL_LOST,
@@ -43,7 +43,7 @@ typedef enum psp_counter_t {
     PSP_GAUGE_SEEN,    /* monotonic microseconds: when it last turned its loop */
     PSP_GAUGE_DATABASE,
     PSP_GAUGE_FLYING,
-    PSP_GAUGE_RECORDS_HELD, /* records of requests in the notifier's memory */
+    PSP_GAUGE_RECORDS_HELD, /* records of requests in the notifier's memory and nowhere else */
     PSP_COUNTERS
 } psp_counter_t;
 

@@ -17,7 +17,7 @@
  * A writer that was merely stopped may wake up after its record was given up and its slots were
  * reused. It looks at its word before each slot that it copies, so at most one slot may be
  * scribbled on; the reader notices by the checksum, which covers the position, and drops that
- * record. What psp_ring_get() returns is always what somebody put.
+ * record. What psp_ring_peek() returns is always what somebody put.
  */
 #include "core/ring.h"
 
@@ -269,39 +269,67 @@ static int overdue(psp_ring_t *ring, apr_uint64_t position)
     return now - ring->watched_since >= GIVE_UP_NS;
 }
 
-apr_status_t psp_ring_get(psp_ring_t *ring, void *buffer, apr_size_t *length)
+apr_status_t psp_ring_peek(psp_ring_t *ring, apr_uint64_t *at, void *buffer, apr_size_t *length)
 {
     for (;;) {
-        apr_uint64_t tail = atomic_load(&ring->area->tail);
-        slot_t *slot = slot_at(ring, tail);
+        apr_uint64_t position = *at;
+        slot_t *slot = slot_at(ring, position);
         apr_uint64_t word = atomic_load(&slot->word);
         apr_uint64_t count = word_count(word);
-        int good;
 
-        if (word_position(word) != tail) {
+        if (word_position(word) != position) {
             return APR_EAGAIN;
         }
-        move_head(ring, tail, count); /* it must be beyond the record for what follows */
+        move_head(ring, position, count); /* it must be beyond the record for what follows */
         if (word_state(word) == BUSY) {
-            if (!overdue(ring, tail)) {
+            if (!overdue(ring, position)) {
                 return APR_EAGAIN;
             }
-            if (atomic_compare_exchange_strong(&slot->word, &word, make_word(tail, count, LOST))) {
+            if (atomic_compare_exchange_strong(&slot->word, &word,
+                                               make_word(position, count, LOST))) {
                 atomic_fetch_add(&ring->area->dropped, 1);
-                word = make_word(tail, count, LOST);
+                word = make_word(position, count, LOST);
             }
         }
-        good = word_state(word) == DONE && copy_out(ring, tail, count, buffer, length);
-        if (!atomic_compare_exchange_strong(&ring->area->tail, &tail, tail + count)) {
-            continue; /* another reader, though there should be none: the record is its */
+        *at = position + count;
+        if (word_state(word) != DONE) {
+            continue;
         }
-        if (good) {
+        if (copy_out(ring, position, count, buffer, length)) {
             return APR_SUCCESS;
         }
-        if (word_state(word) == DONE) {
-            atomic_fetch_add(&ring->area->dropped, 1);
-        }
+        atomic_fetch_add(&ring->area->dropped, 1);
     }
+}
+
+apr_uint64_t psp_ring_tail(const psp_ring_t *ring)
+{
+    return atomic_load(&ring->area->tail);
+}
+
+void psp_ring_free(psp_ring_t *ring, apr_uint64_t upto)
+{
+    apr_uint64_t tail = atomic_load(&ring->area->tail);
+
+    while (tail < upto && !atomic_compare_exchange_strong(&ring->area->tail, &tail, upto)) {
+        continue; /* another reader, though there should be none */
+    }
+}
+
+apr_status_t psp_ring_get(psp_ring_t *ring, void *buffer, apr_size_t *length)
+{
+    apr_uint64_t at = psp_ring_tail(ring);
+    apr_status_t rv = psp_ring_peek(ring, &at, buffer, length);
+
+    psp_ring_free(ring, at);
+    return rv;
+}
+
+unsigned psp_ring_fill(const psp_ring_t *ring)
+{
+    apr_uint64_t tail = atomic_load(&ring->area->tail); /* first: head only grows */
+
+    return (unsigned)((atomic_load(&ring->area->head) - tail) * 100 / ring->slots);
 }
 
 apr_uint64_t psp_ring_dropped(const psp_ring_t *ring)

@@ -22,7 +22,23 @@ apr_status_t psp_ring_make(psp_ring_t **ring, apr_uint32_t slots, apr_pool_t *p)
 apr_status_t psp_ring_put(psp_ring_t *ring, const void *record, apr_size_t length);
 
 /**
- * Take the oldest record. Only one process may call this at a time.
+ * Read the record at a position and leave it where it is. Only one process may read at a time.
+ * @param at where to read, from psp_ring_tail() on; moved behind what was read or cannot be
+ * @param buffer, length, and what is returned: as for psp_ring_get()
+ */
+apr_status_t psp_ring_peek(psp_ring_t *ring, apr_uint64_t *at, void *buffer, apr_size_t *length);
+
+/** The position of the oldest record that was not given free: where the reader after one that died begins. */
+apr_uint64_t psp_ring_tail(const psp_ring_t *ring);
+
+/** Give the room of all records before a position back to writers. */
+void psp_ring_free(psp_ring_t *ring, apr_uint64_t upto);
+
+/** How full the ring is, in percent; roughly, as others go on writing. */
+unsigned psp_ring_fill(const psp_ring_t *ring);
+
+/**
+ * Take the oldest record: read it and give its room back. Only one process may call this at a time.
  * @param buffer room for PSP_RING_RECORD_MAX bytes
  * @param length its length
  * @return APR_SUCCESS; APR_EAGAIN: empty, or the oldest is still being written. A record that stays unfinished for a

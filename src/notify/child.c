@@ -328,7 +328,7 @@ static void run(psp_child_t *c, pid_t parent)
         turn(c, files);
     }
     leave(c, files);
-    psp_records_give_back(c);
+    psp_records_leave(c);
 }
 
 /* The end is always _exit: the pools hold the parent's cleanups too, and curl's would wait for name servers. */

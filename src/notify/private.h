@@ -6,6 +6,7 @@
  *   gate.c        is the database there, and is its schema ours?
  *   records.c     ring -> memory -> pubsubpull.record_requests
  *   renew.c       keeps the leases in the database
+ *   spool.c       records on disk while the database does not take them
  *   keys.c        PubSubPullKey -> the database
  *   lease.c       which subscriptions this child serves; their coming and going
  *   give.c        subscriptions that other servers should have
@@ -49,6 +50,7 @@ typedef struct psp_event_t psp_event_t;
 typedef struct psp_page_t psp_page_t;
 typedef struct psp_gate_t psp_gate_t;
 typedef struct psp_records_t psp_records_t;
+typedef struct psp_spool_t psp_spool_t;
 typedef struct psp_keys_t psp_keys_t;
 typedef struct psp_leases_t psp_leases_t;
 typedef struct psp_renew_t psp_renew_t;
@@ -307,7 +309,25 @@ void psp_records_woken(psp_child_t *c);
 /** Everything that was in the ring is in the database. */
 int psp_records_clean(const psp_child_t *c);
 /** Leave what could not be written to the next child. */
-void psp_records_give_back(psp_child_t *c);
+void psp_records_leave(psp_child_t *c);
+
+/* --- spool.c --- */
+
+/** In the parent: make the directory, if need be, for the user that the child will be. */
+apr_status_t psp_spool_prepare(const char *path);
+/** Never NULL; without PubSubPullSpool, or when that cannot be used, it is empty and has no room. */
+psp_spool_t *psp_spool_make(psp_child_t *c);
+int psp_spool_empty(const psp_spool_t *s);
+int psp_spool_room(const psp_spool_t *s, apr_size_t length);
+/** Append whole lines; 0 when there is no room or the disk fails. */
+int psp_spool_append(psp_spool_t *s, const char *lines, apr_size_t length);
+/** Whole lines, the oldest that are not confirmed, at most so many; 0: none. */
+apr_size_t psp_spool_read(psp_spool_t *s, char *buffer, apr_size_t room, int most);
+/** What was read last is in the database. */
+void psp_spool_done(psp_spool_t *s);
+/** Force what was appended to the disk: now, or when it is time. */
+void psp_spool_sync(psp_spool_t *s);
+void psp_spool_step(psp_child_t *c, psp_spool_t *s);
 
 /* --- renew.c --- */
 
@@ -321,6 +341,7 @@ void psp_renew_pause(psp_child_t *c);
 int psp_renew_valid(const psp_child_t *c);
 /** This child is leaving. */
 void psp_renew_leave(psp_child_t *c);
+
 /* --- keys.c --- */
 
 psp_keys_t *psp_keys_make(psp_child_t *c, const char *previous);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* records.c: takes finished requests out of the ring and writes them to the database in batches.
  *
- * The ring is emptied into memory at once, so that it is large enough for bursts; while the database is away
- * memory is the buffer, and when that has its bound too, the ring fills up and its writers count
- * what they drop. Batches are written one after the other; one that is refused is taken apart.
+ * What is in memory stays in the ring, too, until it is in the database, so that the next child finds it
+ * should this one be killed. When the database does not keep up or is away the ring gets its room back all the
+ * same: what is in memory goes to the disk, where there is a spool. Without, memory is the buffer, and when that
+ * has its bound, too, the ring fills up and its writers count what they drop. Batches are written one after
+ * the other; one that is refused is taken apart. What is on disk takes turns with what is new.
  */
 #include "notify/private.h"
 
@@ -22,6 +24,8 @@ APLOG_USE_MODULE(pubsubpull);
 #define BATCH_RECORDS 500
 #define BATCH_BYTES (512 * 1024)
 #define BATCH_AGE apr_time_from_msec(20)
+#define RELIEF_FILL 50                  /* percent of the ring that may wait for the database */
+#define RELIEF_AGE apr_time_from_sec(1) /* while there is none */
 #define MEMORY_MAX (64 * 1024 * 1024)
 #define DRAIN_MAX 4000               /* records in one turn of the loop */
 #define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
@@ -36,6 +40,8 @@ typedef struct batch_t {
     char *text;
     apr_size_t length, room;
     int count;
+    enum { RING, MEMORY, DISK } keeper; /* who still has it, should this process die */
+    apr_uint64_t upto;                  /* of the ring */
     int single; /* being written one by one, this one next; -1: as a whole */
     apr_int64_t since;
     apr_size_t starts[BATCH_RECORDS + 1];
@@ -44,11 +50,16 @@ typedef struct batch_t {
 struct psp_records_t {
     psp_ring_t *ring;
     int wake_fd;
-    int woken; /* the flag of the ring is set: nobody will write to the pipe */
+    apr_uint64_t at; /* in the ring: read up to here */
+    psp_spool_t *spool;
+    batch_t *replay;                /* read from the spool */
+    apr_uint64_t spooled, replayed; /* since it was empty */
+    int turn;                       /* whose it is: the spool's */
+    int woken;                      /* the flag of the ring is set: nobody will write to the pipe */
     apr_int64_t look_at;
     batch_t *first, *last; /* last is being filled unless it is full */
     apr_size_t bytes;
-    int calling;
+    batch_t *calling; /* being written */
     apr_int64_t not_before;
     apr_uint64_t dropped; /* of the ring, as far as reported */
     apr_uint64_t refused, refused_reported;
@@ -60,6 +71,8 @@ psp_records_t *psp_records_make(psp_child_t *c)
     psp_records_t *r = apr_pcalloc(c->p, sizeof *r);
 
     r->ring = psp_record_ring();
+    r->at = psp_ring_tail(r->ring);
+    r->spool = psp_spool_make(c);
     r->wake_fd = psp_record_wake_fd();
     psp_count(PSP_COUNT_RECORDS_LOST,
               psp_counted(PSP_GAUGE_RECORDS_HELD)); /* with a child that was killed */
@@ -82,17 +95,44 @@ void psp_records_woken(psp_child_t *c)
 
 /* --- From the ring --- */
 
+static batch_t *make_batch(apr_int64_t now)
+{
+    batch_t *b = psp_child_alloc(NULL, sizeof *b);
+
+    memset(b, 0, sizeof *b);
+    b->single = -1;
+    b->since = now;
+    return b;
+}
+
+static void add(batch_t *b, const char *record, apr_size_t length, const char *members,
+                apr_size_t more)
+{
+    if (b->length + length + more + 2 > b->room) {
+        b->room = 2 * (b->length + length + more + 2);
+        b->text = psp_child_alloc(b->text, b->room);
+    }
+    b->text[b->length++] = b->count ? ',' : '[';
+    b->starts[b->count++] = b->length;
+    memcpy(b->text + b->length, record, length);
+    memcpy(b->text + b->length + length, members, more);
+    b->length += length + more;
+}
+
+static void free_batch(batch_t *b)
+{
+    free(b->text);
+    free(b);
+}
+
 static batch_t *open_batch(psp_child_t *c, apr_size_t length)
 {
     psp_records_t *r = c->records;
     batch_t *b = r->last;
 
     if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b->single >= 0 ||
-        (b == r->first && r->calling)) {
-        b = psp_child_alloc(NULL, sizeof *b);
-        memset(b, 0, sizeof *b);
-        b->single = -1;
-        b->since = c->now;
+        b->keeper != RING || b == r->calling) {
+        b = make_batch(c->now);
         if (r->last) {
             r->last->next = b;
         }
@@ -100,10 +140,6 @@ static batch_t *open_batch(psp_child_t *c, apr_size_t length)
             r->first = b;
         }
         r->last = b;
-    }
-    if (b->length + length > b->room) {
-        b->room = 2 * (b->length + length);
-        b->text = psp_child_alloc(b->text, b->room);
     }
     return b;
 }
@@ -117,17 +153,11 @@ static void append(psp_child_t *c, const psp_record_header_t *h, const char *env
                          ",\"status\":%d,\"bytes\":%" APR_INT64_T_FMT
                          ",\"duration\":%" APR_INT64_T_FMT ",\"mode\":%d}",
                          h->status, h->bytes, h->duration, h->mode);
-    apr_size_t total = length - 1 + (apr_size_t)n;
-    batch_t *b = open_batch(c, total + 2);
-    char *to = b->text + b->length;
+    batch_t *b = open_batch(c, length + (apr_size_t)n);
 
-    *to++ = b->count ? ',' : '[';
-    b->starts[b->count++] = b->length + 1;
-    memcpy(to, envelope, length - 1);
-    memcpy(to + length - 1, members, (apr_size_t)n);
-    b->length += 1 + total;
-    c->records->bytes += 1 + total;
-    psp_count(PSP_GAUGE_RECORDS_HELD, 1);
+    add(b, envelope, length - 1, members, (apr_size_t)n);
+    b->upto = c->records->at;
+    c->records->bytes += length + (apr_size_t)n;
 }
 
 /* A hint only: these methods hardly change anything, and the feed is polled anyway. */
@@ -148,7 +178,7 @@ static void drain(psp_child_t *c)
     apr_size_t length;
 
     while (n < DRAIN_MAX && r->bytes < MEMORY_MAX &&
-           psp_ring_get(r->ring, buffer, &length) == APR_SUCCESS) {
+           psp_ring_peek(r->ring, &r->at, buffer, &length) == APR_SUCCESS) {
         const char *envelope = buffer + sizeof(psp_record_header_t);
         psp_record_header_t header;
 
@@ -160,6 +190,9 @@ static void drain(psp_child_t *c)
         memcpy(&header, buffer, sizeof header);
         changes += may_change(envelope);
         append(c, &header, envelope, length - sizeof header);
+    }
+    if (!r->first) {
+        psp_ring_free(r->ring, r->at); /* what was given up by its writer */
     }
     r->look_at = c->now + (n == DRAIN_MAX ? 0 : changes ? QUICK : SLOW);
     if (changes || (r->woken && n == 0)) {
@@ -198,20 +231,36 @@ static void drop_first(psp_child_t *c)
         r->last = NULL;
     }
     r->bytes -= b->length;
-    psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
-    free(b->text);
-    free(b);
+    if (b->keeper == MEMORY) {
+        psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
+    }
+    psp_ring_free(r->ring, r->first ? b->upto : r->at);
+    free_batch(b);
+}
+
+static void drop(psp_child_t *c, batch_t *b)
+{
+    psp_records_t *r = c->records;
+
+    if (b == r->first) {
+        drop_first(c);
+        return;
+    }
+    r->replayed += (apr_uint64_t)b->count;
+    psp_spool_done(r->spool);
+    free_batch(b);
+    r->replay = NULL;
 }
 
 static void written(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     psp_child_t *c = baton;
     psp_records_t *r = c->records;
-    batch_t *b = r->first;
+    batch_t *b = r->calling;
 
     (void)rows;
     psp_child_again(c);
-    r->calling = 0;
+    r->calling = NULL;
     if (result->rv != APR_SUCCESS && result->http == HTTP_SERVICE_UNAVAILABLE) {
         r->not_before = c->now + RETRY;
         return;
@@ -227,7 +276,7 @@ static void written(void *baton, const psp_result_t *result, const psp_rows_t *r
     psp_count(result->rv == APR_SUCCESS ? PSP_COUNT_RECORDS_WRITTEN : PSP_COUNT_RECORDS_REFUSED,
               b->single < 0 ? b->count : 1);
     if (b->single < 0 || ++b->single == b->count) {
-        drop_first(c);
+        drop(c, b);
     }
 }
 
@@ -244,19 +293,126 @@ static const char *text_of(batch_t *b, apr_pool_t *p)
     return apr_pstrcat(p, "[", apr_pstrmemdup(p, b->text + start, end - start), "]", NULL);
 }
 
-static void write_first(psp_child_t *c)
+static void write_batch(psp_child_t *c, batch_t *b)
 {
     psp_records_t *r = c->records;
-    batch_t *b = r->first;
     const char *param;
     apr_pool_t *p;
 
     apr_pool_create(&p, c->p);
     param = text_of(b, p);
-    r->calling = 1;
+    r->calling = b;
     psp_session_send(c->records_db, "SELECT pubsubpull.record_requests($1)", 1, &param,
                      PSP_RECORDS_TIMEOUT, written, c);
     apr_pool_destroy(p);
+}
+
+/* --- To the disk and back --- */
+
+/* A batch as lines: each separator becomes the end of a line. Its records are ASCII without line ends. */
+static int spool_batch(psp_child_t *c, batch_t *b)
+{
+    psp_records_t *r = c->records;
+    int from = b->single < 0 ? 0 : b->single, i;
+    char *text = b->text + b->starts[from];
+    int good;
+
+    for (i = from + 1; i < b->count; i++) {
+        b->text[b->starts[i] - 1] = '\n';
+    }
+    b->text[b->length] = '\n'; /* there is room for the bracket */
+    good = psp_spool_append(r->spool, text, b->length + 1 - b->starts[from]);
+    for (i = from + 1; i < b->count; i++) {
+        b->text[b->starts[i] - 1] = ',';
+    }
+    if (good && !r->spooled) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
+                     "PSP0427: records of requests go to PubSubPullSpool, the database does not "
+                     "take them");
+    }
+    r->spooled += good ? (apr_uint64_t)b->count : 0;
+    return good;
+}
+
+/* Give the ring its room back. The batch that is being written stays until that is known, though it is on
+ * disk then, too. */
+static void relieve(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    batch_t *b, **link = &r->first, *last = NULL;
+
+    while ((b = *link) != NULL) {
+        if (b->keeper != DISK && psp_spool_room(r->spool, b->length + 1) && spool_batch(c, b)) {
+            psp_count(PSP_GAUGE_RECORDS_HELD, b->keeper == MEMORY ? -b->count : 0);
+            b->keeper = DISK;
+        }
+        else if (b->keeper == RING) {
+            psp_count(PSP_GAUGE_RECORDS_HELD, b->count);
+            b->keeper = MEMORY;
+        }
+        psp_ring_free(r->ring, b->upto);
+        if (b->keeper == DISK && b != r->calling) {
+            *link = b->next;
+            r->bytes -= b->length;
+            free_batch(b);
+            continue;
+        }
+        last = b;
+        link = &b->next;
+    }
+    r->last = last;
+    if (!r->first) {
+        psp_ring_free(r->ring, r->at);
+    }
+}
+
+static void relieve_if(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+
+    if (!r->first) {
+        return;
+    }
+    if (psp_ring_fill(r->ring) >= RELIEF_FILL) {
+        relieve(c);
+    }
+    else if (!psp_gate_open(c) && psp_spool_room(r->spool, r->first->length + 1)) {
+        if (c->now - r->first->since >= RELIEF_AGE) {
+            relieve(c);
+        }
+        else {
+            psp_child_want(c, r->first->since + RELIEF_AGE);
+        }
+    }
+}
+
+static void load_replay(psp_child_t *c)
+{
+    static char buffer[BATCH_BYTES];
+    psp_records_t *r = c->records;
+    apr_size_t length = psp_spool_read(r->spool, buffer, sizeof buffer, BATCH_RECORDS);
+    char *line = buffer, *end;
+
+    if (!length) {
+        if (r->replayed) {
+            ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
+                         "PSP0426: all records of requests that were on disk are in the database, "
+                         "%" APR_UINT64_T_FMT " of them",
+                         r->replayed);
+        }
+        r->spooled = r->replayed = 0;
+        return;
+    }
+    r->replay = make_batch(c->now);
+    for (; line < buffer + length; line = end + 1) {
+        end = memchr(line, '\n', (apr_size_t)(buffer + length - line));
+        if (end - line > 2 && *line == '{' && end[-1] == '}') {
+            add(r->replay, line, (apr_size_t)(end - line), "", 0);
+        }
+    }
+    if (!r->replay->count) {
+        drop(c, r->replay);
+    }
 }
 
 static void report(psp_child_t *c)
@@ -286,7 +442,7 @@ static void report(psp_child_t *c)
 
 int psp_records_clean(const psp_child_t *c)
 {
-    return !c->records->first;
+    return !c->records->first && psp_ring_fill(c->records->ring) == 0;
 }
 
 /* Undo append(). */
@@ -314,15 +470,25 @@ static int give_back(psp_ring_t *ring, char *record, apr_size_t length)
     return psp_ring_put(ring, buffer, sizeof header + length + 1) == APR_SUCCESS;
 }
 
-void psp_records_give_back(psp_child_t *c)
+void psp_records_leave(psp_child_t *c)
 {
     psp_records_t *r = c->records;
 
-    for (; r->first; drop_first(c)) {
+    apr_uint64_t before;
+
+    do { /* httpd may be stopping, and the ring goes with it */
+        before = r->at;
+        if (psp_spool_room(r->spool, BATCH_BYTES)) {
+            drain(c);
+            relieve(c);
+        }
+    } while (r->at != before);
+    psp_spool_sync(r->spool);
+    for (; r->first; r->first = r->first->next) {
         batch_t *b = r->first;
         int i;
 
-        for (i = b->single < 0 ? 0 : b->single; i < b->count; i++) {
+        for (i = b->single < 0 ? 0 : b->single; b->keeper == MEMORY && i < b->count; i++) {
             apr_size_t end = i + 1 < b->count ? b->starts[i + 1] - 1 : b->length;
 
             if (!give_back(r->ring, b->text + b->starts[i], end - b->starts[i])) {
@@ -334,25 +500,50 @@ void psp_records_give_back(psp_child_t *c)
     report(c);
 }
 
+/* The next to write, if its time has come: what is new is not to wait for all that is on disk, nor the other way
+ * round. */
+static batch_t *next_batch(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    batch_t *b = r->first;
+    apr_int64_t when;
+
+    if (!r->replay && !psp_spool_empty(r->spool)) {
+        load_replay(c);
+    }
+    r->turn = r->replay && !r->turn;
+    if (r->turn || (!b && !r->replay)) {
+        return r->replay;
+    }
+    if (!b) {
+        return r->replay;
+    }
+    when = b->next || b->single >= 0 || c->stopping ? c->now : b->since + BATCH_AGE;
+    if (c->now < when) {
+        psp_child_want(c, when);
+        return r->replay;
+    }
+    return b;
+}
+
 void psp_records_step(psp_child_t *c)
 {
     psp_records_t *r = c->records;
     batch_t *b;
-    apr_int64_t when;
 
     look(c);
+    relieve_if(c);
+    psp_spool_step(c, r->spool);
+    psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, BATCH_BYTES));
     report(c);
-    b = r->first;
-    if (!b || r->calling || !psp_gate_open(c)) {
+    if (r->calling || !psp_gate_open(c) || !psp_session_ready(c->records_db)) {
         return;
     }
-    when = b->next || b->single >= 0 || c->stopping ? c->now : b->since + BATCH_AGE;
-    when = when < r->not_before ? r->not_before : when;
-    if (c->now < when) {
-        psp_child_want(c, when);
+    if (c->now < r->not_before) {
+        psp_child_want(c, r->not_before);
         return;
     }
-    if (psp_session_ready(c->records_db)) {
-        write_first(c);
+    if ((b = next_batch(c))) {
+        write_batch(c, b);
     }
 }

@@ -201,6 +201,16 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
         !psp_config_server(s)->conninfo || !psp_record_ring()) {
         return OK;
     }
+    if (psp_config_server(s)->spool) {
+        apr_status_t rv = psp_spool_prepare(psp_config_server(s)->spool);
+
+        if (rv != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s,
+                         "PSP0423: the directory of PubSubPullSpool cannot be made: %s",
+                         psp_config_server(s)->spool);
+            return HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
     keeper = apr_pcalloc(pconf, sizeof *keeper);
     keeper->pconf = pconf;
     keeper->server = s;

@@ -115,6 +115,7 @@ void psp_record_register_hooks(apr_pool_t *p)
     psp_seal_register_hooks(p);
     psp_queue_register_hooks(p);
     psp_carry_register_hooks(p);
+    psp_require_register_hooks(p);
     psp_respond_register_hooks(p);
     psp_complete_register_hooks(p);
 }

@@ -51,6 +51,7 @@ void psp_seal_register_hooks(apr_pool_t *p);
 void psp_queue_register_hooks(apr_pool_t *p);
 void psp_carry_register_hooks(apr_pool_t *p);
 void psp_respond_register_hooks(apr_pool_t *p);
+void psp_require_register_hooks(apr_pool_t *p);
 void psp_complete_register_hooks(apr_pool_t *p);
 
 #endif

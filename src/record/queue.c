@@ -4,6 +4,9 @@
 #include "record/private.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <apr_file_io.h>
@@ -19,14 +22,25 @@ APLOG_USE_MODULE(pubsubpull);
  */
 #define SLOTS 16384
 
+/* A child that said nothing for so long is away; a new one is there within a second or two. */
+#define SILENT apr_time_from_sec(5)
+#define ALMOST_FULL 90 /* percent: room for the requests that are under way */
+
 /* Names the layout of queue_t, psp_ring_t and psp_record_header_t: change it when one of them
  * changes, for a new version of the module finds the queue of the old one after a restart. */
-#define QUEUE_KEY "mod_pubsubpull queue 1"
+#define QUEUE_KEY "mod_pubsubpull queue 2"
+
+/* What the child lets workers know, in shared memory. */
+typedef struct board_t {
+    _Atomic apr_int64_t said_at; /* monotonic microseconds */
+    atomic_int can_keep; /* records can be put where they survive: the database, or the disk */
+} board_t;
 
 typedef struct queue_t {
     psp_ring_t *ring;
     int reader;
     int writer;
+    board_t *board;
 } queue_t;
 
 /* Set in httpd's parent and inherited by all its children; NULL: the module is inert. */
@@ -64,6 +78,13 @@ static apr_status_t make_queue(queue_t **made, apr_pool_t *process_pool)
     }
     apr_pool_tag(p, "pubsubpull_queue");
     q = apr_pcalloc(p, sizeof(*q));
+    q->board =
+        mmap(NULL, sizeof(board_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (q->board == MAP_FAILED) {
+        rv = APR_FROM_OS_ERROR(errno);
+        apr_pool_destroy(p);
+        return rv;
+    }
     if ((rv = psp_ring_make(&q->ring, SLOTS, p)) != APR_SUCCESS ||
         (rv = make_pipe(q, p)) != APR_SUCCESS ||
         (rv = apr_pool_userdata_set(q, QUEUE_KEY, NULL, process_pool)) != APR_SUCCESS) {
@@ -120,6 +141,29 @@ void psp_record_wake(void)
     } while (written < 0 && errno == EINTR);
     /* Any other failure means that the pipe is full, and then the child has reason enough to wake.
      */
+}
+
+static apr_int64_t monotonic(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t); /* cannot fail */
+    return (apr_int64_t)t.tv_sec * APR_USEC_PER_SEC + t.tv_nsec / 1000;
+}
+
+void psp_record_say(int can_keep)
+{
+    if (queue) {
+        atomic_store(&queue->board->can_keep, can_keep);
+        atomic_store(&queue->board->said_at, monotonic());
+    }
+}
+
+int psp_record_possible(void)
+{
+    return queue && atomic_load(&queue->board->can_keep) &&
+           monotonic() - atomic_load(&queue->board->said_at) < SILENT &&
+           psp_ring_fill(queue->ring) < ALMOST_FULL;
 }
 
 void psp_queue_register_hooks(apr_pool_t *p)

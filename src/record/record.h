@@ -20,6 +20,13 @@ psp_ring_t *psp_record_ring(void);
 /** Read end of the pipe by which workers wake the child (non-blocking), or -1. */
 int psp_record_wake_fd(void);
 
+/** The child says that it is there, and whether it can put records where they survive. Once a second
+ * at least. */
+void psp_record_say(int can_keep);
+
+/** Whether the record of a request that comes now would be kept (PubSubPullRequired). */
+int psp_record_possible(void);
+
 /** Wake the child: something may have been changed. Costs nothing when it was woken already. */
 void psp_record_wake(void);
 

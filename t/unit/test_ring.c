@@ -162,6 +162,41 @@ static void many_writers(apr_pool_t *p)
 
 /* Writers signal through a pipe only when the flag says so; the reader sleeps and must never
  * oversleep. */
+/* What was read stays until it is given free: the reader after one that died finds it again. */
+static void reread(apr_pool_t *p)
+{
+    psp_ring_t *ring;
+    apr_uint64_t at;
+    apr_size_t length;
+    unsigned k, put = 0, got = 0;
+
+    if (psp_ring_make(&ring, 64, p) != APR_SUCCESS) {
+        ok(0, "ring made");
+        return;
+    }
+    while (psp_ring_put(ring, &put, sizeof put) == APR_SUCCESS) {
+        put++;
+    }
+    is_int(psp_ring_fill(ring), 100, "a full ring");
+    for (k = 0; k < 2; k++) {
+        at = psp_ring_tail(ring);
+        for (got = 0; psp_ring_peek(ring, &at, &record, &length) == APR_SUCCESS; got++) {
+            if (record.writer != got || psp_ring_put(ring, &put, sizeof put) == APR_SUCCESS) {
+                break;
+            }
+        }
+        is_int(got, put, "all are read in order, and keep their room");
+    }
+    at = psp_ring_tail(ring);
+    (void)psp_ring_peek(ring, &at, &record, &length);
+    psp_ring_free(ring, at);
+    psp_ring_free(ring, at - 1);
+    is_int((long long)psp_ring_tail(ring), (long long)at, "one is given free, nothing goes back");
+    ok(psp_ring_put(ring, &put, sizeof put) == APR_SUCCESS, "there is room for one");
+    ok(psp_ring_put(ring, &put, sizeof put) == APR_EAGAIN, "and no more");
+    ok(psp_ring_get(ring, &record, &length) == APR_SUCCESS && record.writer == 1, "the next");
+}
+
 static void wake(apr_pool_t *p)
 {
     psp_ring_t *ring;
@@ -249,6 +284,7 @@ int main(void)
     sizes(pool);
     full(pool);
     many_writers(pool);
+    reread(pool);
     wake(pool);
     life_time(pool);
     return done(pool);
