@@ -31,44 +31,165 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.row_changes_get(text, text, text, text, text) IS
   'GET /tables/{t}/rows/{key}/changes/: the history of one row, each change with its request.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.requests_get(base text, "user" text, method text, path text, status_class text, since text, "limit" text,
+-- For the filters of /requests/. Newest first is the order of the primary key, whose ids begin with the time.
+DO $$ BEGIN
+  IF to_regclass('pubsubpull.request_user') IS NULL THEN
+    CREATE INDEX request_user ON pubsubpull.request ("user", id) WHERE "user" IS NOT NULL;
+    CREATE INDEX request_path ON pubsubpull.request (path text_pattern_ops);
+    CREATE INDEX request_remote ON pubsubpull.request (remote, id);
+    CREATE INDEX request_writes ON pubsubpull.request (id) WHERE method <> ALL ('{GET,HEAD,OPTIONS}');
+    CREATE INDEX request_failed ON pubsubpull.request (id) WHERE status >= 500;
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_time(name text, value text) RETURNS uuid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' AS $$
+BEGIN
+  IF value !~ '^\d{4}-\d\d-\d\d' THEN
+    RAISE data_exception USING MESSAGE = 'not a date';
+  END IF;
+  RETURN regexp_replace(lpad(to_hex((extract(epoch FROM value::timestamptz) * 1000)::bigint), 12, '0') || repeat('0', 20), '(.{8})(.{4})(.{4})(.{4})(.*)', '\1-\2-\3-\4-\5')::uuid;
+EXCEPTION WHEN data_exception THEN
+  PERFORM pubsubpull.problem(400, 'bad-time', format('%s is %L; it must be a time such as 2026-01-31T13:00:00Z.', name, value));
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_time(text, text) IS 'A time in a query as the least id of a request of that time, or problem 400.';
+
+-- Changes with no request, or with one that is not believed, newest first. Hardly any or nearly all may be such, so a page looks
+-- through so many ids of the log and no more: it can be empty and have a next one.
+CREATE OR REPLACE FUNCTION pubsubpull.odd_changes(base text, odd text, tables int[], since text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
 DECLARE
+  step CONSTANT bigint := 20000;
   most int := pubsubpull.parse_limit("limit", 100, 1000);
+  upto bigint;
+  least_id bigint := coalesce((SELECT min(m.id) FROM unnest(tables) t CROSS JOIN LATERAL
+    (SELECT c.id FROM pubsubpull.change c WHERE c.table_id = t ORDER BY c.id LIMIT 1) m), 0);
+  page text[] := '{}';
+  found_page text[];
+  last_id bigint;
+BEGIN
+  IF since IS NOT NULL AND since !~ '^[0-9]{1,18}$' THEN
+    PERFORM pubsubpull.problem(400, 'bad-cursor', 'since must come from the "next" URL of an earlier page.');
+  END IF;
+  upto := coalesce(since::bigint, (SELECT q.last_value + 1 FROM pubsubpull.change_id q));
+  FOR i IN 1 .. 10 LOOP
+    SELECT array_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') ORDER BY c.id DESC), min(c.id)
+    INTO found_page, last_id
+    FROM (SELECT l.* FROM pubsubpull.change l
+          WHERE l.table_id = ANY (tables) AND l.id < upto AND l.id >= upto - step
+            AND (l.unattributed IS NOT NULL OR odd = 'no-request' AND l.request IS NULL)
+          ORDER BY l.id DESC LIMIT most - cardinality(page)) c
+    JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
+    page := page || coalesce(found_page, '{}');
+    upto := CASE WHEN cardinality(page) = most THEN last_id ELSE upto - step END;
+    EXIT WHEN cardinality(page) = most OR upto <= least_id;
+  END LOOP;
+  IF upto > least_id THEN
+    next := concat(base, '/requests/?odd=', odd, '&since=', upto, '&limit=', most);
+  END IF;
+  status := 200;
+  body := concat('{"changes":[', array_to_string(page, ','), '],"next":', coalesce(to_json(next)::text, 'null'), '}');
+END $$;
+COMMENT ON FUNCTION pubsubpull.odd_changes(text, text, int[], text, text) IS 'GET /requests/?odd=no-request and ?odd=unattributed: pages of changes, newest first.';
+
+-- The condition of one filter, as SQL text: all that comes from outside is a parameter of it.
+CREATE OR REPLACE FUNCTION pubsubpull.request_condition(name text, value text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE name
+    WHEN 'user' THEN 'q."user" = $2->>''user'''
+    WHEN 'method' THEN 'q.method = $2->>''method'''
+      || CASE WHEN value NOT IN ('GET', 'HEAD', 'OPTIONS') THEN ' AND q.method <> ALL (''{GET,HEAD,OPTIONS}'')' ELSE '' END
+    WHEN 'path' THEN 'q.path LIKE $6'
+    WHEN 'status' THEN 'q.status BETWEEN replace($2->>''status'', ''x'', ''0'')::int AND replace($2->>''status'', ''x'', ''9'')::int' || CASE WHEN value >= '5' THEN ' AND q.status >= 500' ELSE '' END
+    WHEN 'from' THEN 'q.id >= pubsubpull.parse_time(''from'', $2->>''from'')'
+    WHEN 'to' THEN 'q.id < pubsubpull.parse_time(''to'', $2->>''to'')'
+    WHEN 'remote' THEN 'q.remote = $2->>''remote'''
+    WHEN 'table' THEN 'EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.table_id = $3 AND c.unattributed IS NULL)'
+    WHEN 'key' THEN 'q.id = ANY (ARRAY(SELECT c.request FROM pubsubpull.change c WHERE c.table_id = $3 AND c.key = $4 AND c.unattributed IS NULL'
+      || ' UNION SELECT c.request FROM pubsubpull.change c WHERE c.table_id = $3 AND c.old_key = $4 AND c.unattributed IS NULL))'
+    WHEN 'odd' THEN CASE value
+      WHEN '5xx-committed' THEN 'q.status >= 500 AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.unattributed IS NULL)'
+      WHEN '2xx-unchanged' THEN 'q.status BETWEEN 200 AND 299 AND q.method = ANY (''{PUT,POST,DELETE,PATCH}'') AND q.method <> ALL (''{GET,HEAD,OPTIONS}'')'
+        || ' AND NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.unattributed IS NULL)' END
+    WHEN 'since' THEN 'q.id < ($2->>''since'')::uuid' END
+$$;
+COMMENT ON FUNCTION pubsubpull.request_condition(text, text) IS 'SQL text of a filter of /requests/. Parameters: $2 all filters (jsonb), $3 the table''s id, $4 the key, $6 the path as a pattern.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.readable_tables(names text) RETURNS int[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN names IS NULL THEN pubsubpull.all_tables()
+    ELSE ARRAY(SELECT q.id FROM pubsubpull.published q WHERE coalesce(pubsubpull.table_name(q.relation), q.name) = ANY (names::text[])) END
+$$;
+COMMENT ON FUNCTION pubsubpull.readable_tables(text) IS 'Ids of the tables in names (an array of canonical names); NULL: of all.';
+
+DROP FUNCTION IF EXISTS pubsubpull.requests_get(text, text, text, text, text, text, text); -- knew fewer filters
+CREATE OR REPLACE FUNCTION pubsubpull.requests_get(base text, filters jsonb, names text, "limit" text,
+  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+DECLARE
+  most int := pubsubpull.parse_limit("limit", 100, 1000);
+  tables int[];
+  touched pubsubpull.published;
+  touched_id int;
+  touched_key text;
   page text;
   last_id uuid;
   n int;
 BEGIN
-  IF since IS NOT NULL AND since !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+  IF filters->>'odd' IN ('no-request', 'unattributed') THEN
+    IF filters - 'odd' - 'since' <> '{}' THEN
+      PERFORM pubsubpull.problem(400, 'bad-query', format('odd=%s lists changes, which the other filters do not know.', filters->>'odd'));
+    END IF;
+    SELECT o.status, o.body, o.next INTO status, body, next FROM pubsubpull.odd_changes(base, filters->>'odd', pubsubpull.readable_tables(names), filters->>'since', "limit") o;
+    RETURN;
+  ELSIF filters->>'since' !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'since must come from the "next" URL of an earlier page.');
-  ELSIF status_class !~ '^[1-5](xx|[0-9]{2})$' THEN
+  ELSIF filters->>'status' !~ '^[1-5](xx|[0-9]{2})$' THEN
     PERFORM pubsubpull.problem(400, 'bad-status', 'status must be a number such as 404 or a class such as 5xx.');
+  ELSIF filters->>'odd' NOT IN ('5xx-committed', '2xx-unchanged') THEN
+    PERFORM pubsubpull.problem(400, 'bad-odd', 'odd must be no-request, unattributed, 5xx-committed or 2xx-unchanged.');
+  ELSIF filters ? 'key' AND NOT filters ? 'table' THEN
+    PERFORM pubsubpull.problem(400, 'bad-query', 'key needs table: it is the key of a row of that table.');
+  ELSIF filters ? 'table' THEN
+    tables := pubsubpull.readable_tables(names);
+    BEGIN
+      touched_id := pubsubpull.table_id(filters->>'table');
+    EXCEPTION WHEN SQLSTATE 'PS308' THEN -- a bare name: the problem says the canonical one
+      touched_id := pubsubpull.table_id(SQLERRM);
+    END;
+    SELECT * INTO touched FROM pubsubpull.published p WHERE p.id = touched_id AND p.id = ANY (tables);
+    IF NOT FOUND THEN
+      PERFORM pubsubpull.problem(403, 'forbidden', format('The changes of %s are not for this user.', filters->>'table'));
+    END IF;
+    IF filters ? 'key' THEN
+      touched_key := array_to_string(ARRAY(SELECT pubsubpull.percent_encode(v) FROM unnest(pubsubpull.parse_key(touched, filters->>'key')) WITH ORDINALITY AS u(v, i) ORDER BY u.i), ',');
+    END IF;
   END IF;
-  -- Ids are UUIDv7: newest first is the order of the primary key.
-  SELECT string_agg(concat(left(pubsubpull.request_json(r.id), -1), ',"url":', to_json(base || '/requests/' || r.id), '}'), ',' ORDER BY r.id DESC),
-         (array_agg(r.id ORDER BY r.id))[1], count(*)
-  INTO page, last_id, n
-  FROM (SELECT q.id FROM pubsubpull.request q
-        WHERE (since IS NULL OR q.id < since::uuid) AND (requests_get."user" IS NULL OR q."user" = requests_get."user")
-          AND (requests_get.method IS NULL OR q.method = requests_get.method) AND (requests_get.path IS NULL OR starts_with(q.path, requests_get.path))
-          AND (status_class IS NULL OR q.status::text = status_class OR q.status / 100 || 'xx' = status_class)
-        ORDER BY q.id DESC LIMIT most) r;
+  PERFORM pubsubpull.parse_time(f.key, f.value) FROM jsonb_each_text(filters) f WHERE f.key IN ('from', 'to');
+  -- Planned for these filters and their values each time: which index is best depends on them.
+  EXECUTE concat('SELECT string_agg(concat(left(pubsubpull.request_json(r.id), -1), '',"url":'', to_json($1 || ''/requests/'' || r.id), ''}''), '','' ORDER BY r.id DESC),',
+    ' (array_agg(r.id ORDER BY r.id))[1], count(*) FROM (SELECT q.id FROM pubsubpull.request q WHERE q.claimed IS NULL',
+    (SELECT string_agg(' AND ' || pubsubpull.request_condition(f.key, f.value), '') FROM jsonb_each_text(filters) f WHERE NOT (f.key = 'table' AND filters ? 'key')),
+    ' ORDER BY q.id DESC LIMIT $5) r')
+  INTO page, last_id, n USING base, filters, touched.id, touched_key, most, regexp_replace(filters->>'path', '([\\%_])', '\\\1', 'g') || '%';
   IF n = most THEN
-    next := concat(base, '/requests/?since=', last_id, '&limit=', most, '&user=' || pubsubpull.percent_encode("user"), '&method=' || pubsubpull.percent_encode(method),
-                   '&path=' || pubsubpull.percent_encode(path), '&status=' || status_class);
+    next := concat(base, '/requests/?limit=', most, (SELECT string_agg(concat('&', f.key, '=', pubsubpull.percent_encode(f.value)), '' ORDER BY f.key)
+      FROM jsonb_each_text(filters || jsonb_build_object('since', last_id)) f));
   END IF;
   status := 200;
   body := concat('{"requests":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), '}');
 END $$;
-COMMENT ON FUNCTION pubsubpull.requests_get(text, text, text, text, text, text, text) IS 'GET /requests/: recorded requests, newest first; path is a prefix.';
+COMMENT ON FUNCTION pubsubpull.requests_get(text, jsonb, text, text) IS
+  'GET /requests/: recorded requests, newest first. filters: user, method, path (a prefix), status, from, to, remote, table, key, odd, since; names: the tables that the user may see (an array), NULL: all.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.request_get(base text, id text,
+DROP FUNCTION IF EXISTS pubsubpull.request_get(text, text); -- showed changes of all tables to everybody
+CREATE OR REPLACE FUNCTION pubsubpull.request_get(base text, id text, names text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
 DECLARE
   request_id uuid;
-  tables int[] := pubsubpull.all_tables();
+  tables int[] := pubsubpull.readable_tables(names);
   head text;
   page text;
 BEGIN
@@ -85,4 +206,4 @@ BEGIN
   body := concat(left(coalesce(head, concat('{"id":"', request_id, '"}')), -1), ',"changes":[', page, ']}');
   etag := md5(body);
 END $$;
-COMMENT ON FUNCTION pubsubpull.request_get(text, text) IS 'GET /requests/{id}: one request with all changes it made.';
+COMMENT ON FUNCTION pubsubpull.request_get(text, text, text) IS 'GET /requests/{id}: one request with all changes it made to tables that the user may see.';

@@ -82,4 +82,10 @@ int psp_web_may_get(request_rec *r, const char *path);
 /** The same for any method. */
 int psp_web_may(request_rec *r, const char *method, const char *path);
 
+/**
+ * Of the tables in the log those whose changes httpd lets this user GET.
+ * @param names an array in PostgreSQL's text form; NULL: all of them
+ */
+psp_result_t psp_web_readable(psp_call_t *c, const char **names);
+
 #endif
