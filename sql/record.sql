@@ -236,6 +236,21 @@ CREATE TABLE IF NOT EXISTS pubsubpull.request_late (
 CREATE INDEX IF NOT EXISTS request_late_try_at ON pubsubpull.request_late (try_at);
 COMMENT ON TABLE pubsubpull.request_late IS 'Ends of requests that are waiting for the row they complete';
 
+CREATE OR REPLACE FUNCTION pubsubpull.forget_user("user" text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  gone bigint;
+  late bigint;
+BEGIN
+  DELETE FROM pubsubpull.request q WHERE q."user" = forget_user."user";
+  GET DIAGNOSTICS gone = ROW_COUNT;
+  DELETE FROM pubsubpull.request_late l WHERE l.record->>'user' = forget_user."user";
+  GET DIAGNOSTICS late = ROW_COUNT;
+  RETURN gone + late;
+END $$;
+COMMENT ON FUNCTION pubsubpull.forget_user(text) IS
+  'Removes all requests of one user and leaves the changes they made, which keep no more than the request''s id. Returns how many requests that were.';
+
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
 CREATE OR REPLACE FUNCTION pubsubpull.record_requests(records json, tries int DEFAULT 0) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$

@@ -33,10 +33,10 @@ typedef struct psp_server_config_t {
     apr_array_header_t *callback_deny;
     const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */
     psp_pem_t callback_certificate;   /* PubSubPullCallbackCertificate, NULLs: none */
-    apr_array_header_t *keys; /* PubSubPullKey: of const char *, newest first, NULL: none */
-    int key_ttl;              /* PubSubPullKeyTTL, seconds, default 3600 */
-    const char *spool;        /* PubSubPullSpool: a directory, or NULL */
-    apr_off_t spool_size;     /* bytes at most */
+    apr_array_header_t *keys;         /* PubSubPullKey: of const char *, newest first, NULL: none */
+    int key_ttl;                      /* PubSubPullKeyTTL, seconds, default 3600 */
+    const char *spool;                /* PubSubPullSpool: a directory, or NULL */
+    apr_off_t spool_size;             /* bytes at most */
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
 } psp_server_config_t;
 
@@ -47,8 +47,10 @@ typedef struct psp_dir_config_t {
     int anonymous; /* PubSubPullAnonymous, default Off */
     int required;  /* PubSubPullRequired, default Off */
     apr_array_header_t
-        *capture;         /* PubSubPullCapture: of const char *, lower-case header names, or NULL */
-    ap_expr_info_t *user; /* PubSubPullUser, NULL: r->user */
+        *capture; /* PubSubPullCapture: of const char *, lower-case header names, or NULL */
+    apr_array_header_t
+        *redact;           /* PubSubPullRedact: of const char *, names of parameters, or NULL */
+    ap_expr_info_t *user;  /* PubSubPullUser, NULL: r->user */
     ap_expr_info_t *admin; /* PubSubPullAdmin, NULL: nobody */
 } psp_dir_config_t;
 

@@ -383,6 +383,17 @@ static const char *add_capture(cmd_parms *cmd, void *dir, const char *arg)
     return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
 }
 
+static const char *add_redact(cmd_parms *cmd, void *dir, const char *arg)
+{
+    psp_dir_config_t *c = dir;
+
+    if (!c->redact) {
+        c->redact = apr_array_make(cmd->pool, 4, sizeof(const char *));
+    }
+    APR_ARRAY_PUSH(c->redact, const char *) = arg;
+    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
+}
+
 /* Recording a request must not change how caches see its response, hence DONT_VARY. */
 static const char *parse_expression(cmd_parms *cmd, const char *arg, unsigned int flags,
                                     ap_expr_info_t **expression)
@@ -447,6 +458,8 @@ const command_rec psp_config_directives[] = {
                   "which requests are recorded: all, changes or off"),
     AP_INIT_ITERATE("PubSubPullCapture", add_capture, NULL, ANYWHERE,
                     "request headers to record, or none"),
+    AP_INIT_ITERATE("PubSubPullRedact", add_redact, NULL, ANYWHERE,
+                    "query parameters whose values are never kept"),
     AP_INIT_TAKE1("PubSubPullUser", set_user, NULL, ANYWHERE,
                   "an expression for the user, instead of the authenticated one"),
     AP_INIT_FLAG("PubSubPullRequired", set_required, NULL, ANYWHERE,

@@ -72,6 +72,9 @@ void *psp_config_merge_dir(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(anonymous);
     INHERIT_INT(required);
     INHERIT(capture);
+    merged->redact = !base->redact  ? add->redact /* what is secret in a place is so in all below */
+                     : !add->redact ? base->redact
+                                    : apr_array_append(p, base->redact, add->redact);
     INHERIT(user);
     INHERIT(admin);
     return merged;

@@ -37,7 +37,8 @@ int psp_identity_wanted(const request_rec *r)
 /* httpd decodes r->uri in place and takes parsed_uri with it; unparsed_uri is what was sent. It may
  * be an absolute URL.
  */
-static void set_target(psp_request_t *about, const request_rec *root)
+static void set_target(psp_request_t *about, const request_rec *root,
+                       const apr_array_header_t *redact)
 {
     const char *sent = root->unparsed_uri;
     const char *authority, *query;
@@ -51,7 +52,7 @@ static void set_target(psp_request_t *about, const request_rec *root)
     }
     query = strchr(sent, '?');
     about->path = query ? apr_pstrmemdup(root->pool, sent, (apr_size_t)(query - sent)) : sent;
-    about->query = query ? query + 1 : NULL;
+    about->query = query ? psp_redact(root->pool, redact, query + 1) : NULL;
 }
 
 /* While an ErrorDocument is fetched r->method says GET. The request line is the client's; it is not
@@ -67,6 +68,16 @@ static const char *sent_method(const request_rec *root)
     return length && line[length] == ' ' ? apr_pstrmemdup(root->pool, line, length) : root->method;
 }
 
+/* Where the client came from has a query, too. */
+static const char *clean(const request_rec *r, apr_pool_t *p, const char *name, const char *value)
+{
+    const char *query = strcmp(name, "referer") == 0 ? strchr(value, '?') : NULL;
+
+    return query ? apr_pstrcat(p, apr_pstrmemdup(p, value, (apr_size_t)(query + 1 - value)),
+                               psp_redact(p, psp_config_dir(r)->redact, query + 1), NULL)
+                 : value;
+}
+
 static const apr_table_t *captured(const request_rec *r, apr_pool_t *p)
 {
     const apr_array_header_t *wanted = psp_config_dir(r)->capture;
@@ -78,6 +89,7 @@ static const apr_table_t *captured(const request_rec *r, apr_pool_t *p)
         const char *value = apr_table_getm(p, r->headers_in, name);
 
         if (value) {
+            value = clean(r, p, name, value);
             found = found ? found : apr_table_make(p, wanted->nelts);
             apr_table_setn(found, name, value);
         }
@@ -118,7 +130,7 @@ psp_identity_t *psp_identity_make(request_rec *r)
                       "PSP0101: no random numbers, this request goes without an identity");
         return NULL;
     }
-    set_target(&about, root);
+    set_target(&about, root, psp_config_dir(r)->redact);
     about.method = sent_method(root);
     about.host = root->hostname;
     about.user = psp_config_user(r);

@@ -30,6 +30,9 @@ int psp_identity_wanted(const request_rec *r);
 /** Make one and keep it. NULL: no random numbers, which is logged. */
 psp_identity_t *psp_identity_make(request_rec *r);
 
+/** The query with REDACTED for the values of these parameters; names NULL: as it is. */
+const char *psp_redact(apr_pool_t *p, const apr_array_header_t *names, const char *query);
+
 /** Bytes that psp_seal adds to an envelope; 0: there is no key. */
 apr_size_t psp_seal_length(void);
 
