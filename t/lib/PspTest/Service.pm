@@ -3,7 +3,7 @@
 package PspTest::Service;
 use strict;
 use warnings;
-use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive wait_until free_port listening repo slurp);
+use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive wait_until free_port listening repo slurp spew);
 
 # start(cmd => ['program', '--port', '{port}'], env => {}, cwd => dir, log => file, port => n)
 sub start {
@@ -45,6 +45,28 @@ sub wsgi {
         cmd => ['/usr/bin/python3', '-m', 'gunicorn', '--bind', '127.0.0.1:{port}', '--workers', $o{workers} // 2,
             '--threads', $o{threads} // 8, '--keep-alive', 75, '--graceful-timeout', 1, $application],
         cwd => '/', env => \%env, %o);
+}
+
+# php-fpm with one pool: php_fpm('more lines of the pool', children => 4)
+sub php_fpm {
+    my ($class, $pool, %o) = @_;
+    my ($program) = sort { $b cmp $a } glob '/usr/sbin/php-fpm*';
+    my $dir = tmp_dir();
+    my $port = free_port();
+    my $children = delete $o{children} // 4;
+    spew("$dir/fpm.conf", <<"END");
+[global]
+error_log = $dir/service.log
+daemonize = no
+[www]
+listen = 127.0.0.1:$port
+pm = static
+pm.max_children = $children
+catch_workers_output = yes
+$pool
+END
+    return $class->start(cmd => [$program, '--nodaemonize', '--fpm-config', "$dir/fpm.conf", $> == 0 ? '--allow-to-run-as-root' : ()],
+        cwd => '/', port => $port, log => "$dir/service.log", %o);
 }
 
 # The customers service of the demo on the tables of database app, its tables made:
