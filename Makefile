@@ -21,11 +21,13 @@ ARGS       ?=
 PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl-dev pkg-config
 PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
                  python3 python3-django python3-psycopg2 python3-gunicorn curl
-PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl \
+# The services that stand for their kinds in t/adapter_*.t. Node.js may come from elsewhere.
+PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl php-fpm php-pgsql python3-flask python3-sqlalchemy \
                  $(if $(shell command -v node && command -v npm),,nodejs npm)
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 nginx-light wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
+NODE_MODULES = build/interop/installed build/node/installed
 INSTALL_PACKAGES = sh t/lib/install-packages
 
 MODULE  = $(BUILD)/mod_pubsubpull.so
@@ -53,7 +55,7 @@ WARNINGS = -Wall -Wextra -Wshadow $(if $(WERROR),-Werror)
 ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SANITIZE) $(CFLAGS)
 
 .DEFAULT_GOAL := all
-.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit interop bench \
+.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit bench \
         asan lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -88,15 +90,18 @@ $(BUILD)/t/unit/test_%: $(BUILD)/t/unit/test_%.o $(BUILD)/all.a
 
 unit: $(UNITS)
 
--include $(OBJECTS:.o=.d) $(UNITS:=.d)
-
-# Libraries of others, as t/interop/package-lock.json names them, fetched once.
-interop: build/node/installed
-build/node/installed: t/interop/package.json t/interop/package-lock.json
-	@mkdir -p $(@D) && cp $^ $(@D)/
+# Libraries of others, of the versions and with the checksums of the lock files, fetched once.
+build/interop/installed: from = t/interop
+build/node/installed: from = t/services/node
+build/interop/installed: t/interop/package.json t/interop/package-lock.json
+build/node/installed: t/services/node/package.json t/services/node/package-lock.json
+$(NODE_MODULES):
+	@mkdir -p $(@D) && cp $(from)/package.json $(from)/package-lock.json $(@D)/
 	@cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1 || \
 	    { cat npm.log >&2; exit 1; }
 	@touch $@
+
+-include $(OBJECTS:.o=.d) $(UNITS:=.d)
 
 install: all ## install the module, its configuration and the SQL (DESTDIR=)
 	install -d "$(DESTDIR)$(LIBEXECDIR)" "$(DESTDIR)$(sysconfdir)/apache2/mods-available" \
@@ -125,7 +130,7 @@ demo: deps-run ## the whole path on real parts under ./run/ (DEMO=once: ends by 
 	@DEMO='$(DEMO)' perl -It/lib t/demo/demo
 
 test: deps-test ## all tests (TESTS='t/one.t', ARGS=-v, JOBS=1)
-	@$(MAKE) --no-print-directory -s all unit interop WERROR=1
+	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1
 	@PSP_BUILT=1 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS)
 
 soak: deps-test ## load and random faults for SOAK_SECONDS=1200, then the books (SOAK_SEED=n: the same again)
@@ -138,7 +143,7 @@ bench: deps-bench ## measure, and print the table of speed
 
 asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(INSTALL_PACKAGES) $(PACKAGES_ASAN)
-	@$(MAKE) --no-print-directory -s all unit interop WERROR=1 BUILD=build/asan \
+	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1 BUILD=build/asan \
 	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 	@PSP_BUILT=1 PSP_BUILD=build/asan PSP_SLOW=4 PSP_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	    prove -It/lib $(ARGS) $(TESTS)

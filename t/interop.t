@@ -22,7 +22,7 @@ sub judge {
     my ($put, %o) = @_;
     my %headers = map { lc $_->[0] => $_->[1] } @{ json($put->{headers}) };
     my $in = spew(tmp_dir() . '/request', to_json({ secrets => \%secrets, headers => { %headers, %{ $o{headers} // {} } }, body => encode_base64($o{body} // $put->body, '') }));
-    my $out = qx{cd '@{[repo()]}' && NODE_PATH=build/node/node_modules node t/interop/check.js <'$in' 2>&1};
+    my $out = qx{cd '@{[repo()]}' && NODE_PATH=build/interop/node_modules node t/interop/check.js <'$in' 2>&1};
     return eval { json($out) } // die "check.js: $out";
 }
 

@@ -47,6 +47,14 @@ sub wsgi {
         cwd => '/', env => \%env, %o);
 }
 
+# A program of Node.js: node('program.js', require => ['more.js'], env => {})
+sub node {
+    my ($class, $program, %o) = @_;
+    my %env = (%{ delete $o{env} // {} }, NODE_PATH => repo('build/node/node_modules'));
+    return $class->start(cmd => ['node', map({ ('--require', $_) } @{ delete $o{require} // [] }), $program, '{port}'],
+        cwd => '/', env => \%env, %o);
+}
+
 # php-fpm with one pool: php_fpm('more lines of the pool', children => 4)
 sub php_fpm {
     my ($class, $pool, %o) = @_;
