@@ -3,7 +3,8 @@
 // items_pdo.php: a service with PDO that knows nothing of mod_pubsubpull (see PspTest/Channel.pm).
 $pdo = new PDO(
     "pgsql:host=$_SERVER[PGHOST];port=$_SERVER[PGPORT];dbname=$_SERVER[PGDATABASE];user=$_SERVER[PGUSER]", null, null,
-    [PDO::ATTR_ERRMODE => PDO::ERRMODE_EXCEPTION, PDO::ATTR_PERSISTENT => isset($_SERVER['ITEMS_PERSISTENT'])]
+    [PDO::ATTR_ERRMODE => PDO::ERRMODE_EXCEPTION, PDO::ATTR_PERSISTENT => isset($_SERVER['ITEMS_PERSISTENT']),
+        PDO::ATTR_EMULATE_PREPARES => isset($_SERVER['ITEMS_EMULATE'])] // as all must behind pgbouncer
 );
 
 function add(PDO $pdo): void

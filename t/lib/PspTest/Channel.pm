@@ -16,7 +16,7 @@ use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 use PspTest::Client qw(http);
-use PspTest::Util qw(tmp_dir slurp);
+use PspTest::Util qw(tmp_dir slurp wait_until);
 
 my %rows = (items => 1, 'items/twice' => 2, 'items/undone' => 1, 'items/failed' => 0);
 my @users = qw(alice bob billing comms auditor);
@@ -145,6 +145,10 @@ sub judge {
     my ($self, $before) = @_;
     my $pg = $self->{psp}->pg;
     my %changes;
+    wait_until {    # where only the id goes with the change httpd writes the request, when it has ended
+        !$pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.change c WHERE c.id > $1 AND c.request IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pubsubpull.request r WHERE r.id = c.request)}, $before)
+    } 10, 'the requests of all changes to be recorded';
     push @{ $changes{ $_->[0] } }, [@$_[1 .. 4]] for @{ $pg->rows([user => 'pubsubpull'],
         q{SELECT c.new->>'name', c.request, r."user", c.channel, r.agent
           FROM pubsubpull.change c LEFT JOIN pubsubpull.request r ON r.id = c.request WHERE c.id > $1}, $before) };

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive wait_until free_port listening repo slurp spew);
 
-# start(cmd => ['program', '--port', '{port}'], env => {}, cwd => dir, log => file, port => n)
+# start(cmd => ['program', '--port', '{port}'], env => {}, cwd => dir, log => file, port => n, user => name)
 sub start {
     my ($class, %o) = @_;
     my $self = bless { port => free_port(), %o, owner => $$ }, $class;
@@ -18,7 +18,8 @@ sub start {
 sub launch {
     my ($self) = @_;
     my @cmd = map { s/\{port\}/$self->{port}/gr } @{ $self->{cmd} };
-    $self->{pid} = spawn(cmd => \@cmd, env => $self->{env}, cwd => $self->{cwd}, log => $self->{log}, death => 'TERM');
+    $self->{pid} = spawn(cmd => \@cmd, env => $self->{env}, cwd => $self->{cwd}, log => $self->{log}, death => 'TERM',
+        user => $self->{user});
     wait_until {
         die "@cmd did not start:\n" . $self->log_text if !alive($self->{pid});
         listening($self->{port});
@@ -75,6 +76,33 @@ $pool
 END
     return $class->start(cmd => [$program, '--nodaemonize', '--fpm-config', "$dir/fpm.conf", $> == 0 ? '--allow-to-run-as-root' : ()],
         cwd => '/', port => $port, log => "$dir/service.log", %o);
+}
+
+# pgbouncer in transaction mode before $pg, with so many sessions: pgbouncer($pg, 2)
+sub pgbouncer {
+    my ($class, $pg, $sessions) = @_;
+    my ($dir, $port) = (tmp_dir(), free_port());
+    my %env = $pg->env;
+    spew("$dir/users", qq("$env{PGUSER}" ""\n));
+    spew("$dir/pgbouncer.ini", <<"END");
+[databases]
+* = host=$env{PGHOST} port=$env{PGPORT}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $port
+unix_socket_dir =
+auth_type = trust
+auth_file = $dir/users
+pool_mode = transaction
+default_pool_size = $sessions
+ignore_startup_parameters = extra_float_digits, options
+server_reset_query = RESET application_name
+server_reset_query_always = 1
+END
+    spew("$dir/service.log", '');
+    chmod 0666, "$dir/service.log" or die "$dir: $!";
+    return $class->start(cmd => ['/usr/sbin/pgbouncer', "$dir/pgbouncer.ini"], cwd => '/', port => $port,
+        log => "$dir/service.log", $> == 0 ? (user => 'postgres') : ());    # it refuses to run as root
 }
 
 # The customers service of the demo on the tables of database app, its tables made:
