@@ -23,7 +23,7 @@ const current = () => storage.getStore() ?? '';
 const request = (envelope, work) => storage.run(envelope, work);
 
 /** Takes the envelope that httpd put into the request. */
-const middleware = (req, res, next) => request(req.get('PubSubPull-Request') ?? '', next);
+const middleware = (req, res, next) => request(req.headers['pubsubpull-request'] ?? '', next);
 
 async function tell(client, envelope) {
   if (envelope || told.has(client)) {
