@@ -10,14 +10,31 @@
 -- that of ids: per key, commit order.
 
 CREATE TABLE IF NOT EXISTS pubsubpull.log (
-  tag        text NOT NULL,
   secret     text NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX IF NOT EXISTS log_one ON pubsubpull.log ((true));
-INSERT INTO pubsubpull.log (tag, secret)
-VALUES (substr(md5(gen_random_uuid()::text), 1, 8), gen_random_uuid()::text) ON CONFLICT DO NOTHING;
-COMMENT ON TABLE pubsubpull.log IS 'The identity of this log: cursors name it, so that one from another log is known';
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.log'::regclass AND attname = 'tag' AND NOT attisdropped) THEN
+    ALTER TABLE pubsubpull.log DROP COLUMN tag; -- was the identity once; see log_tag
+  END IF;
+END $$;
+INSERT INTO pubsubpull.log (secret) VALUES (gen_random_uuid()::text) ON CONFLICT DO NOTHING;
+COMMENT ON TABLE pubsubpull.log IS 'What makes cursors of this log known from others: a secret';
+
+CREATE TABLE IF NOT EXISTS pubsubpull.origin (made_at timestamptz NOT NULL DEFAULT now());
+CREATE UNIQUE INDEX IF NOT EXISTS origin_one ON pubsubpull.origin ((true));
+INSERT INTO pubsubpull.origin DEFAULT VALUES ON CONFLICT DO NOTHING;
+COMMENT ON TABLE pubsubpull.origin IS 'One row that is never updated: which transaction wrote it tells a log from its copy by dump and restore';
+
+-- Cursors hold transaction numbers, so a copy in which these begin anew must not take them for its own. A restored row of origin was
+-- written by another transaction than the first one was; physical copies (fail-over, backups) keep it and count on, pg_upgrade too.
+CREATE OR REPLACE FUNCTION pubsubpull.log_tag() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT substr(md5(concat_ws(' ', l.secret, d.oid, o.tableoid::oid, o.xmin)), 1, 8)
+  FROM pubsubpull.log l, pubsubpull.origin o, pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION pubsubpull.log_tag() IS 'The name of this log in cursors; another one after a restore from a dump, or in another database.';
 
 DO $$ BEGIN
   IF to_regtype('pubsubpull.position') IS NULL THEN
@@ -164,11 +181,44 @@ CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
 COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';
 
--- Cursors: the position as text that clients need not understand, with a check so that nothing but ours is taken.
+-- Cursors: the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
+-- hexadecimal with the last digit from G to V, so none needs a separator; a snapshot's transactions are given by their distances,
+-- most of which take one character.
+CREATE OR REPLACE FUNCTION pubsubpull.pack(numbers bigint[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(concat(left(h, -1), translate(right(h, 1), '0123456789abcdef', 'GHIJKLMNOPQRSTUV')), '' ORDER BY n)
+  FROM (SELECT to_hex(v) AS h, n FROM unnest(numbers) WITH ORDINALITY AS u(v, n)) x
+$$;
+COMMENT ON FUNCTION pubsubpull.pack(bigint[]) IS 'Numbers as short text without separators; unpack is the inverse.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.unpack(packed text) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT array_agg(('x' || lpad(translate(m[1], 'GHIJKLMNOPQRSTUV', '0123456789abcdef'), 16, '0'))::bit(64)::bigint ORDER BY n)
+  FROM regexp_matches(packed, '[0-9a-f]{0,15}[G-V]', 'g') WITH ORDINALITY AS r(m, n)
+$$;
+COMMENT ON FUNCTION pubsubpull.unpack(text) IS 'The numbers that pack made text of.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.snapshot_numbers(snapshot pg_snapshot) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  WITH x AS (SELECT n, n - lag(n, 1, pg_snapshot_xmin(snapshot)::text::bigint) OVER (ORDER BY n) AS distance
+             FROM (SELECT v::text::bigint AS n FROM pg_snapshot_xip(snapshot) v) y)
+  SELECT ARRAY[pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint - pg_snapshot_xmin(snapshot)::text::bigint, (SELECT count(*) FROM x)]
+         || ARRAY(SELECT distance FROM x ORDER BY n)
+$$;
+COMMENT ON FUNCTION pubsubpull.snapshot_numbers(pg_snapshot) IS 'A snapshot as small numbers: xmin, distance of xmax, how many transactions were open, the distance of each from the one before.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.numbers_snapshot(numbers bigint[]) RETURNS pg_snapshot
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT concat(numbers[1], ':', numbers[1] + numbers[2], ':',
+                (SELECT string_agg(x::text, ',' ORDER BY n)
+                 FROM (SELECT n, numbers[1] + sum(d) OVER (ORDER BY n) AS x FROM unnest(numbers[4:3 + numbers[3]]) WITH ORDINALITY AS u(d, n)) y))::pg_snapshot
+$$;
+COMMENT ON FUNCTION pubsubpull.numbers_snapshot(bigint[]) IS 'The snapshot of which snapshot_numbers made these numbers; more may follow them.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_head(p pubsubpull.position) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT translate(encode(convert_to(concat_ws(';', '1', l.tag, p.since, p.since_id, p.since_next, p.upto, p.upto_id, p.upto_next, p.top_id), 'UTF8'), 'base64'), E'+/=\n', '-_')
-  FROM pubsubpull.log l
+  SELECT concat('2', pubsubpull.log_tag(), pubsubpull.pack(ARRAY[p.since_id, p.since_next] || pubsubpull.snapshot_numbers(p.since)),
+                CASE WHEN p.upto IS NOT NULL THEN pubsubpull.pack(ARRAY[p.upto_id, p.upto_next, p.top_id] || pubsubpull.snapshot_numbers(p.upto)) END)
 $$;
 COMMENT ON FUNCTION pubsubpull.cursor_head(pubsubpull.position) IS 'The part of a cursor that is the same for all changes of a batch.';
 
@@ -184,33 +234,68 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.cursor_encode(pubsubpull.position) IS 'The cursor of a position.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.gone(slug text, detail text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  SELECT pubsubpull.problem(410, slug, detail, 'Start again: GET all rows and follow their "changes" link, or GET changes without since.')
+$$;
+COMMENT ON FUNCTION pubsubpull.gone(text, text) IS 'Problem 410: a cursor that was good once leads nowhere any more.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_decode(cursor text) RETURNS pubsubpull.position
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  l pubsubpull.log;
-  head text := split_part(cursor, '.', 1);
-  part text[];
+  head CONSTANT text := split_part(cursor, '.', 1);
+  p pubsubpull.position;
+  numbers bigint[];
+  known boolean;
 BEGIN
-  SELECT * INTO l FROM pubsubpull.log;
-  IF length(cursor) <= 8000 AND cursor ~ '^[A-Za-z0-9_-]+\.[0-9]{0,18}\.[0-9a-f]{10}$' THEN
-    BEGIN
-      part := string_to_array(convert_from(decode(rpad(translate(head, '-_', '+/'), (length(head) + 3) / 4 * 4, '='), 'base64'), 'UTF8'), ';');
-    EXCEPTION WHEN data_exception THEN
-      part := NULL;
-    END;
+  known := length(cursor) <= 16000 AND cursor ~ '^2[0-9a-f]{8}[0-9a-fG-V]+[G-V]\.[0-9]{0,18}\.[0-9a-f]{10}$';
+  IF known AND substr(head, 2, 8) <> pubsubpull.log_tag() THEN
+    PERFORM pubsubpull.gone('other-log', 'This cursor belongs to another log: the one here was created anew or restored from a dump.');
   END IF;
-  IF part[1] = '1' AND part[2] ~ '^[0-9a-f]{8}$' AND part[2] <> l.tag THEN
-    PERFORM pubsubpull.problem(410, 'other-log', 'This cursor belongs to another log: the one here was created anew.',
-                               'Start again: GET all rows and follow their "changes" link, or GET changes without since.');
-  END IF;
-  IF part IS NULL OR cursor <> pubsubpull.cursor_text(head, nullif(split_part(cursor, '.', 2), '')::bigint, l.secret) THEN
+  IF known IS NOT TRUE OR cursor <> (SELECT pubsubpull.cursor_text(head, nullif(split_part(cursor, '.', 2), '')::bigint, l.secret) FROM pubsubpull.log l) THEN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'This is not a cursor that was given out here.',
                                'Use the "next" or "changes" URL of an earlier answer as it is, or since=now, or leave since out to start at the beginning.');
   END IF;
-  RETURN ROW(part[3], part[4], part[5], part[6], part[7], part[8], part[9], nullif(split_part(cursor, '.', 2), ''), NULL)::pubsubpull.position;
+  numbers := pubsubpull.unpack(substr(head, 10));
+  p.since_id := numbers[1];
+  p.since_next := numbers[2];
+  p.since := pubsubpull.numbers_snapshot(numbers[3:]);
+  numbers := numbers[6 + numbers[5]:];
+  IF numbers <> '{}' THEN
+    p.upto_id := numbers[1];
+    p.upto_next := numbers[2];
+    p.top_id := numbers[3];
+    p.upto := pubsubpull.numbers_snapshot(numbers[4:]);
+    p.after_id := split_part(cursor, '.', 2)::bigint;
+  END IF;
+  -- A server that was set back to an earlier state gives the numbers after it out again. One that lags behind is a standby.
+  IF NOT pg_is_in_recovery() AND (p.since_id > pubsubpull.last_id() OR pg_snapshot_xmax(coalesce(p.upto, p.since)) > pg_snapshot_xmax(pg_current_snapshot())) THEN
+    PERFORM pubsubpull.gone('log-set-back', 'This cursor is ahead of the log: the database was set back to an earlier state.');
+  END IF;
+  RETURN p;
 END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_decode(text) IS
   'The position of a cursor; problem 400 for a text that is no cursor of ours, 410 for one of another log.';
+
+-- What was changed while a table was not published is not in the log, so a cursor from before must not pass over it in silence. Who
+-- follows all tables loses nothing by one that is published for the first time.
+CREATE OR REPLACE FUNCTION pubsubpull.check_whole(p pubsubpull.position, tables int[], single boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t pubsubpull.published;
+BEGIN
+  IF p.since::text = ((pubsubpull.first_position()).since)::text THEN
+    RETURN;
+  END IF;
+  SELECT q.* INTO t FROM pubsubpull.published q
+  WHERE q.id = ANY (tables) AND (single OR q.interrupted) AND NOT pg_visible_in_snapshot(q.whole_since, p.since) ORDER BY q.id LIMIT 1;
+  IF FOUND THEN
+    PERFORM pubsubpull.gone('not-published-then', format('This cursor is from a time when %s was not published: changes of it are missing in the log.',
+                                                         coalesce(pubsubpull.table_name(t.relation), t.name)));
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.check_whole(pubsubpull.position, int[], boolean) IS
+  'Problem 410 when a table''s changes since the position are not all in the log, as it was not published for a time. single: the position is one in this table''s changes alone.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_since(since text) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

@@ -12,11 +12,18 @@ CREATE TABLE IF NOT EXISTS pubsubpull.published (
   published_at   timestamptz NOT NULL DEFAULT now(),
   unpublished_at timestamptz
 );
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'whole_since') THEN
+    ALTER TABLE pubsubpull.published ADD whole_since xid8, ADD interrupted boolean NOT NULL DEFAULT false;
+  END IF;
+END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS published_relation ON pubsubpull.published ((relation::oid));
 COMMENT ON TABLE pubsubpull.published IS 'Tables whose changes are logged, or were until unpublished_at';
 COMMENT ON COLUMN pubsubpull.published.name IS 'schema.table as SQL writes it, as last seen';
 COMMENT ON COLUMN pubsubpull.published.key IS 'Names of the key columns; empty: no key';
 COMMENT ON COLUMN pubsubpull.published.exclude IS 'Numbers (attnum) of columns that never enter the log: numbers survive renaming';
+COMMENT ON COLUMN pubsubpull.published.whole_since IS 'The transaction that published it last: what was changed before may be missing in the log';
+COMMENT ON COLUMN pubsubpull.published.interrupted IS 'It was published before that, and not for a time in between';
 COMMENT ON COLUMN pubsubpull.published.row_level IS 'Logged row by row: partitions and inheritance, where statement triggers do not see all';
 
 -- Ids are drawn while the row is locked, so that they are in commit order for one key; never cache them.

@@ -92,6 +92,7 @@ BEGIN
   UPDATE pubsubpull.published q
   SET name = pubsubpull.table_name(publish.relation), key = names, options = document, unpublished_at = NULL,
       published_at = CASE WHEN created THEN now() ELSE q.published_at END,
+      whole_since = CASE WHEN created THEN pg_current_xact_id() ELSE q.whole_since END, interrupted = q.interrupted OR q.unpublished_at IS NOT NULL,
       exclude = ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = publish.relation AND a.attname = ANY (hidden) ORDER BY 1),
       row_level = c.relkind = 'p' OR c.relispartition OR c.relhassubclass
                   OR EXISTS (SELECT FROM pg_inherits i WHERE publish.relation IN (i.inhrelid, i.inhparent))

@@ -131,6 +131,7 @@ DECLARE
   r record;
   page text;
 BEGIN
+  PERFORM pubsubpull.check_whole(p, tables, cardinality(tables) = 1);
   SELECT * INTO r FROM pubsubpull.feed_page(p, tables, most, 16000000);
   SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}'), ',' ORDER BY c.id)
   INTO page FROM unnest(r.page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
