@@ -6,23 +6,9 @@
 
 #include "core/uri_template.h"
 
-static int get_table_changes(psp_call_t *c)
-{
-    const char *params[] = {c->base, c->segments[1], psp_web_query(c, "since"),
-                            psp_web_query(c, "limit")};
+#define CALL "SELECT * FROM pubsubpull.changes_get($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.table_changes_get($1, $2, $3, $4)", 4,
-                          params);
-}
-
-static int get_row_changes(psp_call_t *c)
-{
-    const char *params[] = {c->base, c->segments[1], c->raw_segments[3], psp_web_query(c, "since"),
-                            psp_web_query(c, "limit")};
-
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.row_changes_get($1, $2, $3, $4, $5)", 5,
-                          params);
-}
+enum { BASE, NAME, KEY, NAMES, SINCE, LIMIT, ON, REQUEST, WAIT, FORM, PARAMS };
 
 /* One element of an array in PostgreSQL's text form. */
 static char *quote(apr_pool_t *p, const char *name)
@@ -64,25 +50,59 @@ static const char *readable(psp_call_t *c, const psp_rows_t *names)
                : apr_pstrcat(p, "{", apr_array_pstrcat(p, kept, ','), "}", NULL);
 }
 
-static int get_changes(psp_call_t *c)
+/* Where to start again when a cursor is gone. */
+static void link_restart(psp_call_t *c)
 {
-    const char *params[] = {c->base, psp_web_query(c, "since"), psp_web_query(c, "limit"), NULL};
-    const psp_rows_t *names;
-    psp_result_t result =
-        psp_web_call(c, "SELECT name FROM pubsubpull.logged_names()", 0, NULL, &names);
+    apr_pool_t *p = c->r->pool;
+    const char *table =
+        c->nsegments > 2 ? apr_pstrcat(p, c->base, "/tables/", c->raw_segments[1], NULL) : c->base;
 
-    if (result.rv != APR_SUCCESS) {
-        return psp_web_fail(c->r, &result);
+    if (c->nsegments > 2) {
+        apr_table_addn(c->r->headers_out, "Link",
+                       apr_pstrcat(p, "<", table, "/rows/>; rel=\"rows\"", NULL));
     }
-    params[3] = readable(c, names);
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.changes_get($1, $2, $3, $4)", 4, params);
+    apr_table_addn(c->r->headers_out, "Link",
+                   apr_pstrcat(p, "<", table, "/changes/>; rel=\"first\"", NULL));
 }
 
-static const char *const changes_query[] = {"since", "limit", NULL};
+/* One function in SQL answers for all tables, for one, and for one row. */
+static int get_changes(psp_call_t *c)
+{
+    const char *params[PARAMS] = {
+        [BASE] = c->base,
+        [NAME] = c->nsegments > 2 ? c->segments[1] : NULL,
+        [KEY] = c->nsegments > 4 ? c->raw_segments[3] : NULL,
+        [SINCE] = psp_web_query(c, "since"),
+        [LIMIT] = psp_web_query(c, "limit"),
+        [ON] = psp_web_query(c, "on"),
+        [REQUEST] = psp_web_query(c, "request"),
+        [FORM] = "page",
+    };
+    const psp_rows_t *names, *rows;
+    psp_result_t result;
+
+    if (!params[NAME]) {
+        result = psp_web_call(c, "SELECT name FROM pubsubpull.logged_names()", 0, NULL, &names);
+        if (result.rv != APR_SUCCESS) {
+            return psp_web_fail(c->r, &result);
+        }
+        params[NAMES] = readable(c, names);
+    }
+    result = psp_web_ask(c, CALL, PARAMS, params, &rows);
+    if (result.rv == APR_SUCCESS) {
+        return psp_web_send(c, rows);
+    }
+    if (result.http == HTTP_GONE) {
+        link_restart(c);
+    }
+    return psp_web_fail(c->r, &result);
+}
+
+static const char *const changes_query[] = {"since", "limit", "on", "request", NULL};
 
 const psp_route_t psp_pull_change_routes[] = {
     {.pattern = "changes/", .get = get_changes, .query = changes_query},
-    {.pattern = "tables/*/changes/", .get = get_table_changes, .query = changes_query},
-    {.pattern = "tables/*/rows/*/changes/", .get = get_row_changes, .query = changes_query},
+    {.pattern = "tables/*/changes/", .get = get_changes, .query = changes_query},
+    {.pattern = "tables/*/rows/*/changes/", .get = get_changes, .query = changes_query},
     {.pattern = NULL},
 };

@@ -11,9 +11,11 @@ static int get_rows(psp_call_t *c)
         psp_web_query(c, "order"),
         psp_web_query(c, "after"),
         psp_web_query(c, "changes"),
+        psp_web_query(c, "fields"),
+        psp_web_envelope(c),
     };
 
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.rows_get($1, $2, $3, $4, $5, $6)", 6,
+    return psp_web_answer(c, "SELECT * FROM pubsubpull.rows_get($1, $2, $3, $4, $5, $6, $7, $8)", 8,
                           params);
 }
 
@@ -21,14 +23,14 @@ static int get_rows(psp_call_t *c)
  */
 static int get_row(psp_call_t *c)
 {
-    const char *params[] = {c->base, c->segments[1], c->raw_segments[3]};
+    const char *params[] = {c->base, c->segments[1], c->raw_segments[3], psp_web_envelope(c)};
 
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.row_get($1, $2, $3)", 3, params);
+    return psp_web_answer(c, "SELECT * FROM pubsubpull.row_get($1, $2, $3, $4)", 4, params);
 }
 
 /* "changes" travels from page to page: the place in the log from which the first page is followed.
  */
-static const char *const rows_query[] = {"limit", "order", "after", "changes", NULL};
+static const char *const rows_query[] = {"limit", "order", "after", "changes", "fields", NULL};
 
 const psp_route_t psp_pull_row_routes[] = {
     {.pattern = "tables/*/rows/", .get = get_rows, .query = rows_query},

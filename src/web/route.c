@@ -192,7 +192,7 @@ static int handler(request_rec *r)
     if (!(function = choose(r, route))) {
         return other_method(c, route);
     }
-    if (!psp_negotiate(c, &answer) || !authorize(c, &answer) ||
+    if (!psp_negotiate(c, route, &answer) || !authorize(c, &answer) ||
         !psp_query_read(c, route, &answer) ||
         (r->method_number == M_PUT && !psp_body_read(c, &answer))) {
         return answer;

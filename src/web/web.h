@@ -22,6 +22,7 @@ typedef struct psp_call_t {
     const char *const *raw_segments; /* the same, as sent */
     const char *user;                /* NULL: nobody */
     int admin;
+    const char *type;         /* media type to answer a GET with */
     const char *body;         /* of a PUT, or NULL */
     const apr_table_t *query; /* decoded parameters, each at most once */
 } psp_call_t;
@@ -37,6 +38,7 @@ typedef struct psp_route_t {
     psp_handler_fn *del;
     const char *const
         *query; /* names of query parameters that are understood, NULL-terminated, or NULL: none */
+    const char *const *types; /* what GET has beside JSON, the same way */
 } psp_route_t;
 
 /** Registers the content handler "pubsubpull" and the per-child database pool. */
@@ -57,18 +59,28 @@ psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *co
 /** Whether the user is an administrator, as a parameter of SQL. */
 const char *psp_web_admin(const psp_call_t *c);
 
+/** The request's envelope as the setting pubsubpull.request holds it: policies of row-level security
+ * may ask who it is that pulls. */
+const char *psp_web_envelope(psp_call_t *c);
+
 /** A query parameter's decoded value or NULL. */
 const char *psp_web_query(psp_call_t *c, const char *name);
 
 /**
  * Call an SQL function that answers an HTTP request and send what it says. All such functions
  * return one row (status int, body text, etag text, next text, location text): body is JSON or
- * NULL; etag without quotes or NULL; next becomes `Link: <…>; rel="next"`; location becomes
+ * NULL; etag without quotes or NULL, weak when it begins with W/; next becomes `Link: <…>; rel="next"`; location becomes
  * Content-Location on 200 and Location on 201. Problems raised by the function are sent as
  * problem+json.
  * @return what a handler returns to httpd
  */
 int psp_web_answer(psp_call_t *c, const char *call, int n, const char *const *params);
+
+/** The two halves of it. When the function knows the table, the second segment of the URL, by
+ * another name and the user may have that, params[1] is it afterwards. */
+psp_result_t psp_web_ask(psp_call_t *c, const char *call, int n, const char **params,
+                         const psp_rows_t **rows);
+int psp_web_send(psp_call_t *c, const psp_rows_t *rows);
 
 /** Send application/problem+json (RFC 9457). type is a slug. */
 int psp_web_problem(request_rec *r, int status, const char *type, const char *detail,
