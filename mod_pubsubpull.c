@@ -31,8 +31,9 @@
  *   handler               MIDDLE: it serves what SetHandler gives it and nothing else
  *   log_transaction       MIDDLE: the order does not matter, as it only reads and never waits
  *
- * Rooms with resources have no hooks of their own: they hand their routes to web, which knows none
- * of them.
+ * Rooms with resources hand their routes to web, which knows none of them. pull alone has hooks of
+ * its own, for those who wait: memory to count them is made before the fork (post_config MIDDLE), the
+ * session that asks for them all in each worker (child_init MIDDLE).
  */
 static void register_hooks(apr_pool_t *p)
 {
@@ -40,6 +41,7 @@ static void register_hooks(apr_pool_t *p)
     psp_record_register_hooks(p);
     psp_notify_register_hooks(p);
     psp_web_register_hooks(p);
+    psp_pull_register_hooks(p);
     psp_web_add_routes(psp_publish_routes);
     psp_web_add_routes(psp_subscribe_routes);
     psp_web_add_routes(psp_failure_routes);

@@ -96,22 +96,32 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.now_position() IS
   'The position of a follower that wants only what is committed from now on. The id is read before the snapshot and the transaction number after it: the order matters.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.is_later(later pg_snapshot, earlier pg_snapshot) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT pg_snapshot_xmax(later) >= pg_snapshot_xmax(earlier) AND NOT EXISTS (SELECT FROM pg_snapshot_xip(later) x WHERE pg_visible_in_snapshot(x, earlier))
+$$;
+COMMENT ON FUNCTION pubsubpull.is_later(pg_snapshot, pg_snapshot) IS 'Whether all that the earlier snapshot shows is shown by the later one as well.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.first_position() RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT ROW('1:1:', 0, 1, NULL, NULL, NULL, NULL, NULL, NULL)::pubsubpull.position
 $$;
 COMMENT ON FUNCTION pubsubpull.first_position() IS 'The position before the first change of the log.';
 
--- Starts a batch if none is under way: what is visible now and was not.
-CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position) RETURNS pubsubpull.position
+-- Starts a batch if none is under way: what is visible now and was not. One that several share may end at a position which they
+-- have in common, unless the follower has seen more than that already.
+DROP FUNCTION IF EXISTS pubsubpull.begin_batch(pubsubpull.position); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position, target pubsubpull.position DEFAULT NULL) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  q pubsubpull.position;
+  q pubsubpull.position := target;
 BEGIN
   IF p.upto IS NOT NULL THEN
     RETURN p;
   END IF;
-  q := pubsubpull.now_position();
+  IF q.since IS NULL OR q.since_id < p.since_id OR NOT pubsubpull.is_later(q.since, p.since) THEN
+    q := pubsubpull.now_position();
+  END IF;
   p.upto := q.since;
   p.upto_id := q.since_id;
   p.upto_next := q.since_next;
@@ -119,7 +129,7 @@ BEGIN
   p.after_id := 0;
   RETURN p;
 END $$;
-COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position) IS 'The position with a batch under way.';
+COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position, pubsubpull.position) IS 'The position with a batch under way, which ends now or at target.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.end_batch(p pubsubpull.position) RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

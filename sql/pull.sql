@@ -173,38 +173,43 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text, text, text) IS
   'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.rows_copy(base text, name text, "order" text, after text, fields text,
+CREATE OR REPLACE FUNCTION pubsubpull.rows_copy(base text, name text, "limit" text, "order" text, after text, changes text, fields text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
   names CONSTANT text[] := coalesce(pubsubpull.parse_fields(p, fields), CASE WHEN p.exclude <> '{}' THEN pubsubpull.visible_columns(p) END);
   descending CONSTANT boolean := pubsubpull.parse_order("order");
   condition text;
 BEGIN
-  PERFORM pubsubpull.canonical_key(p, after);
+  PERFORM pubsubpull.canonical_key(p, after), pubsubpull.parse_limit("limit", most => 2147483647);
+  IF changes IS NOT NULL THEN
+    PERFORM pubsubpull.cursor_decode(changes);
+  END IF;
   IF after IS NOT NULL THEN -- COPY takes no parameters: the server quotes the values
     condition := pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END, format('%L::text[]', pubsubpull.parse_key(p, after)));
   END IF;
   status := 200;
-  body := format('COPY (SELECT row_to_json(x.*) FROM (SELECT %s FROM %s %s ORDER BY %s) x) TO STDOUT (FORMAT binary)', coalesce(pubsubpull.column_list(names, 't'), 't.*'),
-                 pubsubpull.from_clause(p), 'WHERE ' || condition, pubsubpull.key_order(p, descending));
-  location := CASE WHEN pubsubpull.is_logged(p) THEN pubsubpull.table_url(base, name) || '/changes/' END;
+  body := format('COPY (SELECT row_to_json(x.*) FROM (SELECT %s FROM %s %s ORDER BY %s%s) x) TO STDOUT (FORMAT binary)', coalesce(pubsubpull.column_list(names, 't'), 't.*'),
+                 pubsubpull.from_clause(p), 'WHERE ' || condition, pubsubpull.key_order(p, descending), ' LIMIT ' || "limit");
+  next := CASE WHEN pubsubpull.is_logged(p) THEN pubsubpull.table_url(base, name) || '/changes/?since=' END;
 END $$;
-COMMENT ON FUNCTION pubsubpull.rows_copy(text, text, text, text, text) IS
-  'The COPY command that GET /tables/{t}/rows/ sends as a stream: one line of JSON for each row. location: where its changes are.';
+COMMENT ON FUNCTION pubsubpull.rows_copy(text, text, text, text, text, text, text) IS
+  'The COPY command that GET /tables/{t}/rows/ sends as a stream: one line of JSON for each row. next: where its changes are, up to the cursor; NULL for a view.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.stream_begin(envelope text, OUT cursor text)
+CREATE OR REPLACE FUNCTION pubsubpull.stream_begin(envelope text, indexed boolean, OUT cursor text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM set_config(s.name, s.value, true)
   FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
-    ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'), ('lock_timeout', '5s'), ('statement_timeout', '0'), ('enable_sort', 'off'),
-    ('enable_seqscan', 'off')) s(name, value);
+    ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'), ('lock_timeout', '5s'), ('statement_timeout', '0')) s(name, value);
+  IF indexed THEN
+    PERFORM set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true);
+  END IF;
   cursor := pubsubpull.cursor_encode(pubsubpull.now_position());
 END $$;
-COMMENT ON FUNCTION pubsubpull.stream_begin(text) IS
-  'At the start of a stream''s transaction: its settings (the order of the key comes from an index, so that the first row comes at once), and the cursor from which changes follow.';
+COMMENT ON FUNCTION pubsubpull.stream_begin(text, boolean) IS
+  'At the start of a stream''s transaction: its settings, and the cursor from which changes follow. indexed: let an index give the order, so that the first row comes at once.';
 
 DROP FUNCTION IF EXISTS pubsubpull.row_get(text, text, text); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text, envelope text,
@@ -304,7 +309,7 @@ BEGIN
   IF form = 'events' THEN
     SELECT l.secret INTO secret FROM pubsubpull.log l;
   END IF;
-  SELECT string_agg(concat('id: ' || pubsubpull.cursor_text(head, c.id, secret) || E'\ndata: ', replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN secret IS NULL THEN E'\n' ELSE E'\n\n' END), '' ORDER BY c.id), count(*)
+  SELECT string_agg(concat(CASE WHEN secret IS NOT NULL THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END, replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN secret IS NULL THEN E'\n' ELSE E'\n\n' END), '' ORDER BY c.id), count(*)
   INTO body, n
   FROM (SELECT c.id, concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain), '}') AS line
         FROM unnest(page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE types = '{}' OR c.type = ANY (types)) c;
@@ -346,7 +351,7 @@ COMMENT ON FUNCTION pubsubpull.followed_tables(text, text) IS 'Ids of the table 
 
 DROP FUNCTION IF EXISTS pubsubpull.changes_page(text, text, int[], text, text), pubsubpull.changes_get(text, text, text, text),
   pubsubpull.table_changes_get(text, text, text, text), pubsubpull.row_changes_get(text, text, text, text, text); -- what one function does now
-CREATE OR REPLACE FUNCTION pubsubpull.changes_get(base text, name text, key text, names text, since text, "limit" text, "on" text, request text, wait text, form text,
+CREATE OR REPLACE FUNCTION pubsubpull.changes_get(base text, name text, key text, names text, since text, "limit" text, "on" text, request text, wait text, form text, target text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text, OUT n int, OUT more boolean, OUT cursor text, OUT tables int[])
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -372,11 +377,11 @@ BEGIN
   p := pubsubpull.parse_since(since);
   PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
   given := p.upto IS NOT NULL;
-  p := pubsubpull.begin_batch(p);
+  p := pubsubpull.begin_batch(p, target::pubsubpull.position);
   SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
   IF given AND r.page IS NULL THEN -- the cursor stood at the end of its batch
     given := false;
-    p := pubsubpull.begin_batch(pubsubpull.end_batch(p));
+    p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
     SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
   END IF;
   SELECT t.body, t.n INTO body, n FROM pubsubpull.changes_text(r.page, tables, types, base, form, CASE WHEN form = 'events' THEN pubsubpull.cursor_head(p) END) t;
@@ -398,5 +403,30 @@ BEGIN
     etag := CASE WHEN more AND given THEN md5(body) WHEN r.page IS NULL AND since IS DISTINCT FROM 'now' THEN 'W/idle-' || md5(concat(since)) END;
   END IF;
 END $$;
-COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text, text, text, text, text, text, text) IS
-  'GET /changes/ (name NULL; of the tables in names, or all), /tables/{t}/changes/, /tables/{t}/rows/{key}/changes/: what follows since. form: page, lines or events; n: how many changes; cursor: where to go on; tables: ids of those followed.';
+COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text, text, text, text, text, text, text, text) IS
+  'GET /changes/ (name NULL; of the tables in names, or all), /tables/{t}/changes/, /tables/{t}/rows/{key}/changes/: what follows since. form: page, lines or events; target: a position up to which, made by watch; n: how many changes; cursor: where to go on; tables: ids of those followed.';
+
+-- Many wait; one asks for all of them, often. A position behind which nothing is new is found by looking at one snapshot.
+CREATE OR REPLACE FUNCTION pubsubpull.watch(since text, tables text, OUT target text, OUT changed text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p pubsubpull.position := since::pubsubpull.position;
+  ids CONSTANT int[] := tables::int[];
+BEGIN
+  IF since IS NULL THEN
+    target := pubsubpull.now_position()::text;
+    RETURN;
+  END IF;
+  target := since;
+  changed := '{}';
+  IF p.since::text = pg_current_snapshot()::text THEN
+    RETURN;
+  END IF;
+  p := pubsubpull.begin_batch(p);
+  target := pubsubpull.end_batch(p)::text;
+  IF EXISTS (SELECT FROM pubsubpull.feed(p, ids, 1)) THEN
+    changed := ARRAY(SELECT t FROM unnest(ids) t WHERE EXISTS (SELECT FROM pubsubpull.feed(p, ARRAY[t], 1)))::text;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.watch(text, text) IS
+  'For those who wait: which of these tables have changes after since, a position, and the position up to which that holds. since NULL: only the position.';

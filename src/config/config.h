@@ -21,6 +21,8 @@ typedef struct psp_server_config_t {
     const char *base_url;   /* PubSubPullBaseURL without a slash at its end, or NULL */
     int notifier;           /* PubSubPullNotifier, default On */
     int pool_min, pool_max; /* PubSubPullPool, default 0 8 */
+    int stream_timeout;     /* PubSubPullStreamTimeout, seconds, default 60 */
+    int waiters;            /* PubSubPullWaiters, default half of the workers */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
@@ -52,6 +54,7 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r);
 
 /** Values with defaults applied. */
 psp_record_t psp_config_record(const psp_dir_config_t *d);
+apr_interval_time_t psp_config_stream_timeout(const server_rec *s);
 
 /** Who makes this request: PubSubPullUser if set, else r->user; NULL: nobody. */
 const char *psp_config_user(request_rec *r);

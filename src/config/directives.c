@@ -16,6 +16,8 @@
 APLOG_USE_MODULE(pubsubpull);
 
 #define POOL_LIMIT 1000
+#define STREAM_TIMEOUT_LIMIT 3600
+#define WAITERS_LIMIT 1000000
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -85,12 +87,12 @@ static const char *set_notifier(cmd_parms *cmd, void *dir, int on)
     return error;
 }
 
-static int parse_count(const char *text, int *count)
+static int parse_count(const char *text, int limit, int *count)
 {
     char *end;
     apr_int64_t value = apr_strtoi64(text, &end, 10);
 
-    if (!apr_isdigit(*text) || *end || value > POOL_LIMIT) {
+    if (!apr_isdigit(*text) || *end || value > limit) {
         return 0;
     }
     *count = (int)value;
@@ -106,7 +108,8 @@ static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const ch
     if (error) {
         return error;
     }
-    if (!parse_count(min, &c->pool_min) || !parse_count(max, &c->pool_max) || c->pool_max < 1 ||
+    if (!parse_count(min, POOL_LIMIT, &c->pool_min) ||
+        !parse_count(max, POOL_LIMIT, &c->pool_max) || c->pool_max < 1 ||
         c->pool_min > c->pool_max) {
         return apr_psprintf(cmd->pool,
                             "%s wants the fewest and the most database sessions of one child "
@@ -114,6 +117,33 @@ static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const ch
                             cmd->cmd->name, POOL_LIMIT);
     }
     return NULL;
+}
+
+static const char *set_stream_timeout(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error &&
+        (!parse_count(arg, STREAM_TIMEOUT_LIMIT, &c->stream_timeout) || c->stream_timeout < 1)) {
+        error = apr_psprintf(cmd->pool, "%s wants seconds, from 1 to %d", cmd->cmd->name,
+                             STREAM_TIMEOUT_LIMIT);
+    }
+    return error;
+}
+
+static const char *set_waiters(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error && !parse_count(arg, WAITERS_LIMIT, &c->waiters)) {
+        error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
+                             WAITERS_LIMIT);
+    }
+    return error;
 }
 
 static int push_network(apr_pool_t *p, apr_array_header_t **list, const char *address,
@@ -285,6 +315,10 @@ const command_rec psp_config_directives[] = {
                  "Off: this server delivers no notifications"),
     AP_INIT_TAKE2("PubSubPullPool", set_pool, NULL, RSRC_CONF,
                   "the fewest and the most database sessions of one child process"),
+    AP_INIT_TAKE1("PubSubPullWaiters", set_waiters, NULL, RSRC_CONF,
+                  "how many requests may wait for changes at a time"),
+    AP_INIT_TAKE1("PubSubPullStreamTimeout", set_stream_timeout, NULL, RSRC_CONF,
+                  "seconds after which a stream ends whose client takes nothing"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,

@@ -18,6 +18,8 @@ void *psp_config_create_server(apr_pool_t *p, server_rec *s)
     c->notifier = PSP_UNSET;
     c->pool_min = PSP_UNSET;
     c->pool_max = PSP_UNSET;
+    c->stream_timeout = PSP_UNSET;
+    c->waiters = PSP_UNSET;
     return c;
 }
 
@@ -36,6 +38,8 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT_INT(notifier);
     INHERIT_INT(pool_min);
     INHERIT_INT(pool_max);
+    INHERIT_INT(stream_timeout);
+    INHERIT_INT(waiters);
     return merged;
 }
 
@@ -86,6 +90,13 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r)
 psp_record_t psp_config_record(const psp_dir_config_t *d)
 {
     return d->record == PSP_UNSET ? PSP_RECORD_CHANGES : (psp_record_t)d->record;
+}
+
+apr_interval_time_t psp_config_stream_timeout(const server_rec *s)
+{
+    int seconds = psp_config_server(s)->stream_timeout;
+
+    return apr_time_from_sec(seconds == PSP_UNSET ? 60 : seconds);
 }
 
 const char *psp_config_user(request_rec *r)

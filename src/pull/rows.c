@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rows.c: /tables/{t}/rows/ and /tables/{t}/rows/{key}: what a table holds now. */
-#include "pull/pull.h"
+#include "pull/private.h"
 
 static int get_rows(psp_call_t *c)
 {
@@ -15,6 +15,9 @@ static int get_rows(psp_call_t *c)
         psp_web_envelope(c),
     };
 
+    if (strcmp(c->type, "application/json") != 0) {
+        return psp_pull_rows_stream(c);
+    }
     return psp_web_answer(c, "SELECT * FROM pubsubpull.rows_get($1, $2, $3, $4, $5, $6, $7, $8)", 8,
                           params);
 }
@@ -32,8 +35,10 @@ static int get_row(psp_call_t *c)
  */
 static const char *const rows_query[] = {"limit", "order", "after", "changes", "fields", NULL};
 
+static const char *const lines[] = {"application/x-ndjson", "application/jsonl", NULL};
+
 const psp_route_t psp_pull_row_routes[] = {
-    {.pattern = "tables/*/rows/", .get = get_rows, .query = rows_query},
+    {.pattern = "tables/*/rows/", .get = get_rows, .query = rows_query, .types = lines},
     {.pattern = "tables/*/rows/*", .get = get_row},
     {.pattern = NULL},
 };

@@ -20,24 +20,31 @@ static psp_db_pool_t *database;      /* made in child_init, before there are thr
 static volatile apr_uint32_t usable; /* the schema was seen and is ours */
 static volatile apr_uint32_t told;   /* it was not, and the log says so */
 
-static void child_init(apr_pool_t *p, server_rec *s)
+psp_db_pool_t *psp_web_pool_make(server_rec *s, const char *conninfo, int min, int max,
+                                 apr_pool_t *p)
 {
-    const psp_server_config_t *c = psp_config_server(s);
-    apr_status_t rv;
+    psp_db_pool_t *pool;
+    apr_status_t rv = psp_db_pool_make(&pool, conninfo, min, max, p);
 
-    if (!c->conninfo) {
-        return;
-    }
-    rv = psp_db_pool_make(&database, c->conninfo, c->pool_min == PSP_UNSET ? POOL_MIN : c->pool_min,
-                          c->pool_max == PSP_UNSET ? POOL_MAX : c->pool_max, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
                      "PSP0303: the pool of database sessions could not be made; resources answer "
                      "503 in this process");
-        database = NULL;
+        return NULL;
+    }
+    psp_db_pool_report(pool, psp_report, s);
+    return pool;
+}
+
+static void child_init(apr_pool_t *p, server_rec *s)
+{
+    const psp_server_config_t *c = psp_config_server(s);
+
+    if (!c->conninfo) {
         return;
     }
-    psp_db_pool_report(database, psp_report, s);
+    database = psp_web_pool_make(s, c->conninfo, c->pool_min == PSP_UNSET ? POOL_MIN : c->pool_min,
+                                 c->pool_max == PSP_UNSET ? POOL_MAX : c->pool_max, p);
 }
 
 psp_db_pool_t *psp_web_db(void)
@@ -90,20 +97,28 @@ static psp_result_t check_schema(request_rec *r)
     return result;
 }
 
-psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
-                          const psp_rows_t **rows)
+psp_result_t psp_web_call_in(psp_call_t *c, apr_pool_t *p, const char *call, int n,
+                             const char *const *params, const psp_rows_t **rows)
 {
     psp_result_t result = check_schema(c->r);
+
+    *rows = NULL;
 
     if (result.rv != APR_SUCCESS) {
         return result;
     }
-    result = psp_db_call(database, c->r->pool, call, n, params, PSP_WEB_TIMEOUT, rows);
+    result = psp_db_call(database, p, call, n, params, PSP_WEB_TIMEOUT, rows);
     if (result.rv != APR_SUCCESS && !strcmp(result.type, "database-schema")) {
         apr_atomic_set32(&usable, 0);
         return missing(c->r, result.rv);
     }
     return result;
+}
+
+psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
+                          const psp_rows_t **rows)
+{
+    return psp_web_call_in(c, c->r->pool, call, n, params, rows);
 }
 
 void psp_call_register_hooks(apr_pool_t *p)

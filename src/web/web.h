@@ -56,6 +56,15 @@ psp_db_pool_t *psp_web_db(void);
 psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
                           const psp_rows_t **rows);
 
+/** The same with rows in p. */
+psp_result_t psp_web_call_in(psp_call_t *c, apr_pool_t *p, const char *call, int n,
+                             const char *const *params, const psp_rows_t **rows);
+
+/** Another pool of sessions for this child process, whose troubles are logged as those of the first;
+ * NULL: cannot be made. */
+psp_db_pool_t *psp_web_pool_make(server_rec *s, const char *conninfo, int min, int max,
+                                 apr_pool_t *p);
+
 /** Whether the user is an administrator, as a parameter of SQL. */
 const char *psp_web_admin(const psp_call_t *c);
 
@@ -86,6 +95,24 @@ int psp_web_send(psp_call_t *c, const psp_rows_t *rows);
 int psp_web_problem(request_rec *r, int status, const char *type, const char *detail,
                     int retry_after);
 int psp_web_fail(request_rec *r, const psp_result_t *result);
+
+/* --- Responses that are sent as they come --- */
+
+#define PSP_WEB_PIECE 32768 /* bytes that are gathered before they go out */
+
+typedef struct psp_out_t psp_out_t;
+
+/** Begins a response of type c->type. Other headers can be set until something is sent. A client
+ * that takes nothing for PubSubPullStreamTimeout is given up. */
+psp_out_t *psp_out_open(psp_call_t *c);
+/** Whether anything went to the client yet. */
+int psp_out_sent(const psp_out_t *out);
+/** All these: APR_SUCCESS, or that the client is gone, which was logged. */
+apr_status_t psp_out_write(psp_out_t *out, const char *bytes, apr_size_t length);
+apr_status_t psp_out_flush(psp_out_t *out);
+apr_status_t psp_out_end(psp_out_t *out);
+/** Ends it so that the client sees that something is missing. rv: what failed */
+void psp_out_break(psp_out_t *out, apr_status_t rv);
 
 /** Would httpd let the same user GET this path (percent-encoded, from the root)? Its own rules
  * decide, by a subrequest that stops before the handler. */

@@ -33,7 +33,7 @@ for my $round (1 .. $rounds) {
     } 300, 'the backlog to be sent';
     push @ours, $changes / (time - $start);
     $httpd->delete('/pubsubpull/subscriptions/drain', user => 'billing');
-    my $body = $pg->sql([user => 'pubsubpull'], q{SELECT body FROM pubsubpull.changes_get('http://127.0.0.1/pubsubpull', NULL, NULL, NULL, $1, '1', NULL, NULL, NULL, 'page')}, $since);
+    my $body = $pg->sql([user => 'pubsubpull'], q{SELECT body FROM pubsubpull.changes_get('http://127.0.0.1/pubsubpull', NULL, NULL, NULL, $1, '1', NULL, NULL, NULL, 'page', NULL)}, $since);
     $start = time;
     system($bare, $nginx->url('/t/100000'), $changes, 64, substr $body, 0, 500) == 0 or die 'the bare loop failed';
     push @theirs, $changes / (time - $start);
