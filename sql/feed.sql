@@ -30,10 +30,12 @@ COMMENT ON TABLE pubsubpull.origin IS 'One row that is never updated: which tran
 -- Cursors hold transaction numbers, so a copy in which these begin anew must not take them for its own. A restored row of origin was
 -- written by another transaction than the first one was; physical copies (fail-over, backups) keep it and count on, pg_upgrade too.
 CREATE OR REPLACE FUNCTION pubsubpull.log_tag() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT substr(md5(concat_ws(' ', l.secret, d.oid, o.tableoid::oid, o.xmin)), 1, 8)
-  FROM pubsubpull.log l, pubsubpull.origin o, pg_database d WHERE d.datname = current_database()
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT substr(md5(concat_ws(' ', l.secret, d.oid, o.tableoid::oid, o.xmin)), 1, 8)
+    FROM pubsubpull.log l, pubsubpull.origin o, pg_database d WHERE d.datname = current_database());
+END $$;
 COMMENT ON FUNCTION pubsubpull.log_tag() IS 'The name of this log in cursors; another one after a restore from a dump, or in another database.';
 
 DO $$ BEGIN
@@ -97,9 +99,11 @@ COMMENT ON FUNCTION pubsubpull.now_position() IS
   'The position of a follower that wants only what is committed from now on. The id is read before the snapshot and the transaction number after it: the order matters.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.is_later(later pg_snapshot, earlier pg_snapshot) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT pg_snapshot_xmax(later) >= pg_snapshot_xmax(earlier) AND NOT EXISTS (SELECT FROM pg_snapshot_xip(later) x WHERE pg_visible_in_snapshot(x, earlier))
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT pg_snapshot_xmax(later) >= pg_snapshot_xmax(earlier) AND NOT EXISTS (SELECT FROM pg_snapshot_xip(later) x WHERE pg_visible_in_snapshot(x, earlier)));
+END $$;
 COMMENT ON FUNCTION pubsubpull.is_later(pg_snapshot, pg_snapshot) IS 'Whether all that the earlier snapshot shows is shown by the later one as well.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.first_position() RETURNS pubsubpull.position
@@ -191,45 +195,55 @@ CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
 COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';
 
--- Cursors: the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
+-- Cursors (in PL/pgSQL, which keeps plans where SQL functions are planned at every call): the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
 -- hexadecimal with the last digit from G to V, so none needs a separator; a snapshot's transactions are given by their distances,
 -- most of which take one character.
 CREATE OR REPLACE FUNCTION pubsubpull.pack(numbers bigint[]) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(concat(left(h, -1), translate(right(h, 1), '0123456789abcdef', 'GHIJKLMNOPQRSTUV')), '' ORDER BY n)
-  FROM (SELECT to_hex(v) AS h, n FROM unnest(numbers) WITH ORDINALITY AS u(v, n)) x
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT string_agg(concat(left(h, -1), translate(right(h, 1), '0123456789abcdef', 'GHIJKLMNOPQRSTUV')), '' ORDER BY n)
+    FROM (SELECT to_hex(v) AS h, n FROM unnest(numbers) WITH ORDINALITY AS u(v, n)) x);
+END $$;
 COMMENT ON FUNCTION pubsubpull.pack(bigint[]) IS 'Numbers as short text without separators; unpack is the inverse.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.unpack(packed text) RETURNS bigint[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT array_agg(('x' || lpad(translate(m[1], 'GHIJKLMNOPQRSTUV', '0123456789abcdef'), 16, '0'))::bit(64)::bigint ORDER BY n)
-  FROM regexp_matches(packed, '[0-9a-f]{0,15}[G-V]', 'g') WITH ORDINALITY AS r(m, n)
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(('x' || lpad(translate(m[1], 'GHIJKLMNOPQRSTUV', '0123456789abcdef'), 16, '0'))::bit(64)::bigint ORDER BY n)
+    FROM regexp_matches(packed, '[0-9a-f]{0,15}[G-V]', 'g') WITH ORDINALITY AS r(m, n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.unpack(text) IS 'The numbers that pack made text of.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.snapshot_numbers(snapshot pg_snapshot) RETURNS bigint[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  WITH x AS (SELECT n, n - lag(n, 1, pg_snapshot_xmin(snapshot)::text::bigint) OVER (ORDER BY n) AS distance
-             FROM (SELECT v::text::bigint AS n FROM pg_snapshot_xip(snapshot) v) y)
-  SELECT ARRAY[pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint - pg_snapshot_xmin(snapshot)::text::bigint, (SELECT count(*) FROM x)]
-         || ARRAY(SELECT distance FROM x ORDER BY n)
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    WITH x AS (SELECT n, n - lag(n, 1, pg_snapshot_xmin(snapshot)::text::bigint) OVER (ORDER BY n) AS distance
+               FROM (SELECT v::text::bigint AS n FROM pg_snapshot_xip(snapshot) v) y)
+    SELECT ARRAY[pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint - pg_snapshot_xmin(snapshot)::text::bigint, (SELECT count(*) FROM x)]
+           || ARRAY(SELECT distance FROM x ORDER BY n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.snapshot_numbers(pg_snapshot) IS 'A snapshot as small numbers: xmin, distance of xmax, how many transactions were open, the distance of each from the one before.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.numbers_snapshot(numbers bigint[]) RETURNS pg_snapshot
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT concat(numbers[1], ':', numbers[1] + numbers[2], ':',
-                (SELECT string_agg(x::text, ',' ORDER BY n)
-                 FROM (SELECT n, numbers[1] + sum(d) OVER (ORDER BY n) AS x FROM unnest(numbers[4:3 + numbers[3]]) WITH ORDINALITY AS u(d, n)) y))::pg_snapshot
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT concat(numbers[1], ':', numbers[1] + numbers[2], ':',
+                  (SELECT string_agg(x::text, ',' ORDER BY n)
+                   FROM (SELECT n, numbers[1] + sum(d) OVER (ORDER BY n) AS x FROM unnest(numbers[4:3 + numbers[3]]) WITH ORDINALITY AS u(d, n)) y))::pg_snapshot);
+END $$;
 COMMENT ON FUNCTION pubsubpull.numbers_snapshot(bigint[]) IS 'The snapshot of which snapshot_numbers made these numbers; more may follow them.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_head(p pubsubpull.position) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT concat('2', pubsubpull.log_tag(), pubsubpull.pack(ARRAY[p.since_id, p.since_next] || pubsubpull.snapshot_numbers(p.since)),
-                CASE WHEN p.upto IS NOT NULL THEN pubsubpull.pack(ARRAY[p.upto_id, p.upto_next, p.top_id] || pubsubpull.snapshot_numbers(p.upto)) END)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT concat('2', pubsubpull.log_tag(), pubsubpull.pack(ARRAY[p.since_id, p.since_next] || pubsubpull.snapshot_numbers(p.since)),
+                  CASE WHEN p.upto IS NOT NULL THEN pubsubpull.pack(ARRAY[p.upto_id, p.upto_next, p.top_id] || pubsubpull.snapshot_numbers(p.upto)) END));
+END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_head(pubsubpull.position) IS 'The part of a cursor that is the same for all changes of a batch.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_text(head text, after_id bigint, secret text) RETURNS text
@@ -239,9 +253,11 @@ $$;
 COMMENT ON FUNCTION pubsubpull.cursor_text(text, bigint, text) IS 'A cursor: head, last change seen in the batch, check.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_encode(p pubsubpull.position) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT pubsubpull.cursor_text(pubsubpull.cursor_head(p), p.after_id, l.secret) FROM pubsubpull.log l
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT pubsubpull.cursor_text(pubsubpull.cursor_head(p), p.after_id, l.secret) FROM pubsubpull.log l);
+END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_encode(pubsubpull.position) IS 'The cursor of a position.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.gone(slug text, detail text) RETURNS void

@@ -342,11 +342,13 @@ COMMENT ON FUNCTION pubsubpull.table_id(text) IS
   'The id under which a table''s changes are logged, also when it is not published any more; problem 404 when it never was, 409 for a view.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.followed_tables(name text, names text) RETURNS int[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN name IS NOT NULL THEN ARRAY[pubsubpull.table_id(name)]
-              WHEN names IS NULL THEN pubsubpull.all_tables()
-              ELSE ARRAY(SELECT q.id FROM pubsubpull.published q WHERE coalesce(pubsubpull.table_name(q.relation), q.name) = ANY (names::text[])) END
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT CASE WHEN name IS NOT NULL THEN ARRAY[pubsubpull.table_id(name)]
+                WHEN names IS NULL THEN pubsubpull.all_tables()
+                ELSE ARRAY(SELECT q.id FROM pubsubpull.published q WHERE coalesce(pubsubpull.table_name(q.relation), q.name) = ANY (names::text[])) END);
+END $$;
 COMMENT ON FUNCTION pubsubpull.followed_tables(text, text) IS 'Ids of the table of this name, or else of those in names (an array of canonical names), or of all.';
 
 DROP FUNCTION IF EXISTS pubsubpull.changes_page(text, text, int[], text, text), pubsubpull.changes_get(text, text, text, text),
