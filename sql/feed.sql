@@ -80,19 +80,25 @@ COMMENT ON FUNCTION pubsubpull.next_xid(xid8) IS
   'A transaction number, not below first, from which on none has been given out yet; seldom more than a few above the next one.';
 
 -- In REPEATABLE READ the snapshot is older than the sequence's value; the highest id that it shows is a lower bound as well.
+-- On a standby a snapshot does not list who is under way, so all from its xmin on count as that; and the sequence's value runs ahead
+-- of the last one drawn, by up to the 32 that the primary logs at a time.
 CREATE OR REPLACE FUNCTION pubsubpull.now_position() RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  standby CONSTANT boolean := pg_is_in_recovery();
   p pubsubpull.position;
 BEGIN
   IF current_setting('transaction_isolation') = 'read committed' THEN
-    p.since_id := pubsubpull.last_id();
+    p.since_id := CASE WHEN standby THEN greatest(pubsubpull.last_id() - 32, 0) ELSE pubsubpull.last_id() END;
   ELSE
     p.since_id := coalesce((SELECT max(c.id) FROM pubsubpull.published t
       CROSS JOIN LATERAL (SELECT id FROM pubsubpull.change WHERE table_id = t.id ORDER BY id DESC LIMIT 1) c), 0);
   END IF;
   p.since := pg_current_snapshot();
   p.since_next := pubsubpull.next_xid(pg_snapshot_xmax(p.since));
+  IF standby THEN
+    p.since := concat(pg_snapshot_xmin(p.since), ':', pg_snapshot_xmin(p.since), ':')::pg_snapshot;
+  END IF;
   RETURN p;
 END $$;
 COMMENT ON FUNCTION pubsubpull.now_position() IS
@@ -113,7 +119,8 @@ $$;
 COMMENT ON FUNCTION pubsubpull.first_position() IS 'The position before the first change of the log.';
 
 -- Starts a batch if none is under way: what is visible now and was not. One that several share may end at a position which they
--- have in common, unless the follower has seen more than that already.
+-- have in common, unless the follower has seen more than that already. One who has seen more than there is, as the primary showed
+-- it and this is a standby, gets an empty batch and stays where he is.
 DROP FUNCTION IF EXISTS pubsubpull.begin_batch(pubsubpull.position); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position, target pubsubpull.position DEFAULT NULL) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -126,14 +133,25 @@ BEGIN
   IF q.since IS NULL OR q.since_id < p.since_id OR NOT pubsubpull.is_later(q.since, p.since) THEN
     q := pubsubpull.now_position();
   END IF;
+  p.top_id := pubsubpull.last_id();
+  IF NOT pubsubpull.is_later(q.since, p.since) THEN
+    q := p;
+    p.top_id := 0;
+  END IF;
   p.upto := q.since;
   p.upto_id := q.since_id;
   p.upto_next := q.since_next;
-  p.top_id := pubsubpull.last_id();
   p.after_id := 0;
   RETURN p;
 END $$;
 COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position, pubsubpull.position) IS 'The position with a batch under way, which ends now or at target.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.lags(p pubsubpull.position) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN pg_is_in_recovery() AND p.upto IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) < pg_snapshot_xmax(p.upto);
+END $$;
+COMMENT ON FUNCTION pubsubpull.lags(pubsubpull.position) IS 'Whether this is a standby that does not yet have all of the batch under way.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.end_batch(p pubsubpull.position) RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -360,6 +360,7 @@ DECLARE
   most CONSTANT int := pubsubpull.parse_limit("limit");
   types CONSTANT "char"[] := coalesce(pubsubpull.parse_types("on"), '{}');
   most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
+  filters CONSTANT text := concat('&limit=' || "limit", '&on=' || pubsubpull.percent_encode("on"), '&request=' || request, '&wait=' || wait);
   url text := concat(base, '/tables/' || pubsubpull.percent_encode(name));
   p pubsubpull.position;
   given boolean;
@@ -378,7 +379,16 @@ BEGIN
   END IF;
   p := pubsubpull.parse_since(since);
   PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
+  status := 200;
   given := p.upto IS NOT NULL;
+  IF pubsubpull.lags(p) THEN
+    n := 0;
+    more := false;
+    cursor := since;
+    next := concat(url, '/changes/?since=', since, filters);
+    body := CASE WHEN form = 'page' THEN concat('{"changes":[],"next":', to_json(next), ',"more":false}') END;
+    RETURN;
+  END IF;
   p := pubsubpull.begin_batch(p, target::pubsubpull.position);
   SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
   IF given AND r.page IS NULL THEN -- the cursor stood at the end of its batch
@@ -397,8 +407,7 @@ BEGIN
     p := pubsubpull.end_batch(p);
   END IF;
   cursor := pubsubpull.cursor_encode(p);
-  next := concat(url, '/changes/?since=', coalesce(next, cursor), '&limit=' || "limit", '&on=' || pubsubpull.percent_encode("on"), '&request=' || request, '&wait=' || wait);
-  status := 200;
+  next := concat(url, '/changes/?since=', coalesce(next, cursor), filters);
   IF form = 'page' THEN
     body := concat('{"changes":[', body, '],"next":', to_json(next), ',"more":', to_json(more), '}');
     -- What a batch that is under way holds does not change any more. A page without changes is as good as any other.

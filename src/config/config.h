@@ -17,15 +17,18 @@ typedef enum { PSP_RECORD_OFF = 0, PSP_RECORD_CHANGES = 1, PSP_RECORD_ALL = 2 } 
 
 /** Per server. Set in the main server only, except base_url, which a virtual host may override. */
 typedef struct psp_server_config_t {
-    const char *database;   /* conninfo as written, or exec:/path; NULL: the module is inert */
-    const char *base_url;   /* PubSubPullBaseURL without a slash at its end, or NULL */
-    int notifier;           /* PubSubPullNotifier, default On */
-    int pool_min, pool_max; /* PubSubPullPool, default 0 8 */
-    int stream_timeout;     /* PubSubPullStreamTimeout, seconds, default 60 */
-    int waiters;            /* PubSubPullWaiters, default half of the workers */
+    const char *database; /* conninfo as written, or exec:/path; NULL: the module is inert */
+    const char *
+        read_database; /* where rows and changes are read, written in the same way, or NULL: there */
+    const char *base_url;               /* PubSubPullBaseURL without a slash at its end, or NULL */
+    int notifier;                       /* PubSubPullNotifier, default On */
+    int pool_min, pool_max;             /* PubSubPullPool, default 0 8 */
+    int stream_timeout;                 /* PubSubPullStreamTimeout, seconds, default 60 */
+    int waiters;                        /* PubSubPullWaiters, default half of the workers */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
+    const char *read_conninfo; /* the same of read_database */
 } psp_server_config_t;
 
 /** Per directory. */

@@ -26,27 +26,30 @@ static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
     return ap_get_module_config(cmd->server->module_config, &pubsubpull_module);
 }
 
+static const char *take_database(cmd_parms *cmd, const char **database, const char *arg)
+{
+    const char *wrong = *database ? "is set twice" : NULL;
+
+    if (!wrong) {
+        wrong = psp_config_is_exec(arg) ? psp_config_check_exec(cmd->temp_pool, arg)
+                                        : psp_db_check_conninfo(cmd->temp_pool, arg);
+    }
+    if (wrong) {
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " ", wrong, NULL);
+    }
+    *database = arg;
+    return NULL;
+}
+
 static const char *set_database(cmd_parms *cmd, void *dir, const char *arg)
 {
     const char *error;
     psp_server_config_t *c = main_server(cmd, &error);
-    const char *twice = c->database ? "is set twice" : NULL;
 
     (void)dir;
     /* server-info and -DDUMP_CONFIG print the arguments from the tree: it forgets this one. */
     cmd->directive->args = "(not shown)";
-    if (error) {
-        return error;
-    }
-    if (!twice) {
-        twice = psp_config_is_exec(arg) ? psp_config_check_exec(cmd->temp_pool, arg)
-                                        : psp_db_check_conninfo(cmd->temp_pool, arg);
-    }
-    if (twice) {
-        return apr_pstrcat(cmd->pool, cmd->cmd->name, " ", twice, NULL);
-    }
-    c->database = arg;
-    return NULL;
+    return error ? error : take_database(cmd, cmd->info ? &c->read_database : &c->database, arg);
 }
 
 static const char *set_base_url(cmd_parms *cmd, void *dir, const char *arg)
@@ -309,6 +312,8 @@ const command_rec psp_config_directives[] = {
         "PubSubPullDatabase", set_database, NULL, RSRC_CONF,
         "how to connect to PostgreSQL: a libpq connection string or URI, or exec:/path of "
         "a program that prints one"),
+    AP_INIT_TAKE1("PubSubPullReadDatabase", set_database, "read", RSRC_CONF,
+                  "how to connect to a hot standby, from which rows and changes are read"),
     AP_INIT_TAKE1("PubSubPullBaseURL", set_base_url, NULL, RSRC_CONF,
                   "the URL by which clients reach this server, for links"),
     AP_INIT_FLAG("PubSubPullNotifier", set_notifier, NULL, RSRC_CONF,

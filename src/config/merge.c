@@ -31,10 +31,12 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     psp_server_config_t *merged = apr_pcalloc(p, sizeof(*merged));
 
     INHERIT(database);
+    INHERIT(read_database);
     INHERIT(base_url);
     INHERIT(callback_allow);
     INHERIT(callback_deny);
     INHERIT(conninfo);
+    INHERIT(read_conninfo);
     INHERIT_INT(notifier);
     INHERIT_INT(pool_min);
     INHERIT_INT(pool_max);

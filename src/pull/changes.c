@@ -117,6 +117,7 @@ static int get_changes(psp_call_t *c)
     psp_result_t result;
     int answer;
 
+    c->reads = 1;
     if (!parse_wait(c, &wait, &answer)) {
         return answer;
     }

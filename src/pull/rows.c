@@ -15,6 +15,7 @@ static int get_rows(psp_call_t *c)
         psp_web_envelope(c),
     };
 
+    c->reads = 1;
     if (strcmp(c->type, "application/json") != 0) {
         return psp_pull_rows_stream(c);
     }
@@ -28,6 +29,7 @@ static int get_row(psp_call_t *c)
 {
     const char *params[] = {c->base, c->segments[1], c->raw_segments[3], psp_web_envelope(c)};
 
+    c->reads = 1;
     return psp_web_answer(c, "SELECT * FROM pubsubpull.row_get($1, $2, $3, $4)", 4, params);
 }
 

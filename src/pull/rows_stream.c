@@ -105,7 +105,7 @@ int psp_pull_rows_stream(psp_call_t *c)
     spec.copy = psp_rows_get(plan, 0, 0);
     changes = psp_rows_get(plan, 0, 1);
     first[1] = changes ? "true" : "false";
-    result = psp_db_stream_open(psp_web_db(), r->pool, &spec, PSP_WEB_TIMEOUT, &begun, &stream);
+    result = psp_db_stream_open(psp_web_db(c), r->pool, &spec, PSP_WEB_TIMEOUT, &begun, &stream);
     if (result.rv != APR_SUCCESS) {
         return psp_web_fail(r, &result);
     }

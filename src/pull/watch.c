@@ -249,11 +249,12 @@ static apr_status_t stop(void *baton)
 
 static void child_init(apr_pool_t *p, server_rec *s)
 {
+    const psp_server_config_t *config = psp_config_server(s);
+    const char *conninfo = config->read_conninfo ? config->read_conninfo : config->conninfo;
     apr_allocator_t *allocator;
 
     memset(&watch, 0, sizeof(watch));
-    if (!psp_config_server(s)->conninfo ||
-        !(watch.db = psp_web_pool_make(s, psp_config_server(s)->conninfo, 0, 1, p)) ||
+    if (!conninfo || !(watch.db = psp_web_pool_make(s, conninfo, 0, 1, p)) ||
         apr_thread_cond_create(&watch.wanted, p) != APR_SUCCESS ||
         apr_allocator_create(&allocator) != APR_SUCCESS ||
         apr_pool_create_ex(&watch.p, p, NULL, allocator) != APR_SUCCESS) {

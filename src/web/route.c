@@ -180,7 +180,7 @@ static int handler(request_rec *r)
     if (!psp_locate(c, &answer)) {
         return answer;
     }
-    if (!psp_web_db()) {
+    if (!psp_web_db(c)) {
         return psp_web_problem(r, HTTP_SERVICE_UNAVAILABLE, "not-configured",
                                "This server has no database: the administrator sets "
                                "PubSubPullDatabase.",

@@ -22,8 +22,9 @@ typedef struct psp_call_t {
     const char *const *raw_segments; /* the same, as sent */
     const char *user;                /* NULL: nobody */
     int admin;
-    const char *type;         /* media type to answer a GET with */
-    const char *body;         /* of a PUT, or NULL */
+    const char *type; /* media type to answer a GET with */
+    const char *body; /* of a PUT, or NULL */
+    int reads;        /* set by its handler: it may be answered from PubSubPullReadDatabase */
     const apr_table_t *query; /* decoded parameters, each at most once */
 } psp_call_t;
 
@@ -48,8 +49,8 @@ void psp_web_register_hooks(apr_pool_t *p);
  */
 void psp_web_add_routes(const psp_route_t *routes);
 
-/** The pool of this child process; NULL: the module is inert. */
-psp_db_pool_t *psp_web_db(void);
+/** The pool of this child process for this call; NULL: the module is inert. */
+psp_db_pool_t *psp_web_db(const psp_call_t *c);
 
 /** A call of the database as psp_db_call does it, after making sure once that the schema is the one
  * we speak. */
