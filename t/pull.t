@@ -170,5 +170,7 @@ is_deeply([map { $_->{id} } @{ $httpd->get("$tables/public.note/rows/", user => 
 is(get('public.note/rows/2')->status . $httpd->get("$tables/public.note/rows/2", user => 'bob')->status, '404200', 'one by one, too');
 is_deeply([map { $_->{id} } @{ $httpd->get("$tables/public.note/rows/", user => 'bob', headers => ['PubSubPull-Request' => '{"id":"x","user":"alice"}'])->json->{rows} }],
     [2], 'and cannot say to be alice');
+is(join('', map { $httpd->get("$tables/public.note/rows/?fields=id", user => $_, headers => [Accept => 'application/x-ndjson'])->body } qw(alice bob)),
+    qq({"id":1}\n{"id":3}\n{"id":2}\n), 'as lines, too');
 $httpd->expect_log(qr/PSP0314.*22012|PSP0302.*22012/);
 finish;

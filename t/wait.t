@@ -151,4 +151,19 @@ $pg->sql('INSERT INTO t VALUES (30, 0)');
 wait_until { got($s) =~ /"id":30/ } 5, 'the change';
 pass('and the next ones wait as before');
 $httpd->expect_log(qr/PSP031[0-4]|PSP0301|PSP0331|PSP041\d/);
+
+# A process per request
+$httpd = PspTest::Httpd->start(pg => $pg, mpm => 'prefork', config => 'PubSubPullNotifier Off');
+$next = now();
+$s = ask("$next&wait=60");
+$e = events(undef, $next);
+wait_until { got($e) =~ /^id: /m && waiting() } 10, 'those who wait';
+$pg->sql('INSERT INTO t VALUES (40, 0)');
+wait_until { got($s) =~ /"key":\{"id":40\}/ && got($e) =~ /"key":\{"id":40\}/ } 5, 'the change';
+$s = ask(now() . '&wait=60');
+sleep 0.3;
+$httpd->graceful;
+wait_until { got($s) =~ /"changes":\[\]/ && got($e) =~ /\r\n0\r\n\r\n/ } 10, 'their end';
+pass('prefork lets wait, and ends it when it restarts');
+$httpd->expect_log(qr/PSP0331/);
 finish;
