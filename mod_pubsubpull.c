@@ -36,8 +36,9 @@
  *
  * And of mod_status, where it is loaded: status_hook, a section from shared memory.
  *
- * Rooms with resources have no hooks of their own (but metrics): they hand their routes to web, which knows none
- * of them.
+ * Rooms with resources hand their routes to web, which knows none of them. Hooks of their own have
+ * metrics, and pull for those who wait: memory to count them is made before the fork (post_config
+ * MIDDLE), the session that asks for them all in each worker (child_init MIDDLE).
  */
 static void register_hooks(apr_pool_t *p)
 {
@@ -46,6 +47,7 @@ static void register_hooks(apr_pool_t *p)
     psp_metrics_register_hooks(p);
     psp_notify_register_hooks(p);
     psp_web_register_hooks(p);
+    psp_pull_register_hooks(p);
     psp_web_add_routes(psp_publish_routes);
     psp_web_add_routes(psp_subscribe_routes);
     psp_web_add_routes(psp_failure_routes);

@@ -1,35 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- audit.sql: who changed what and when: the history of a row, requests and what they changed.
-
-CREATE OR REPLACE FUNCTION pubsubpull.row_changes_get(base text, name text, key text, since text, "limit" text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET TimeZone = 'UTC' AS $$
-DECLARE
-  p pubsubpull.published := pubsubpull.find_published(name);
-  most int := pubsubpull.parse_limit("limit");
-  row_key text := array_to_string(ARRAY(SELECT pubsubpull.percent_encode(v) FROM unnest(pubsubpull.parse_key(p, key)) WITH ORDINALITY AS u(v, n) ORDER BY n), ',');
-  page text;
-  last_id bigint;
-  n int;
-BEGIN
-  IF since !~ '^[0-9]{1,18}$' THEN
-    PERFORM pubsubpull.problem(400, 'bad-cursor', 'since must come from the "next" URL of an earlier page.');
-  END IF;
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id), max(c.id), count(*)
-  INTO page, last_id, n
-  FROM ((SELECT l.* FROM pubsubpull.change l WHERE l.table_id = p.id AND l.key = row_key AND l.id > coalesce(since, '0')::bigint ORDER BY l.id LIMIT most)
-        UNION ALL
-        (SELECT l.* FROM pubsubpull.change l WHERE l.table_id = p.id AND l.old_key = row_key AND l.id > coalesce(since, '0')::bigint ORDER BY l.id LIMIT most)
-        ORDER BY id LIMIT most) c
-  JOIN pubsubpull.shown_tables(ARRAY[p.id], base) t ON t.id = c.table_id;
-  IF n = most THEN
-    next := concat(pubsubpull.table_url(base, name), '/rows/', row_key, '/changes/?since=', last_id, '&limit=', most);
-  END IF;
-  status := 200;
-  body := concat('{"changes":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"more":', to_json(n = most), '}');
-END $$;
-COMMENT ON FUNCTION pubsubpull.row_changes_get(text, text, text, text, text) IS
-  'GET /tables/{t}/rows/{key}/changes/: the history of one row, each change with its request.';
+-- audit.sql: who changed what and when: requests and what they changed; the history of a row is in pull.sql.
 
 -- For the filters of /requests/. Newest first is the order of the primary key, whose ids begin with the time.
 DO $$ BEGIN

@@ -30,10 +30,12 @@ COMMENT ON TABLE pubsubpull.origin IS 'One row that is never updated: which tran
 -- Cursors hold transaction numbers, so a copy in which these begin anew must not take them for its own. A restored row of origin was
 -- written by another transaction than the first one was; physical copies (fail-over, backups) keep it and count on, pg_upgrade too.
 CREATE OR REPLACE FUNCTION pubsubpull.log_tag() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT substr(md5(concat_ws(' ', l.secret, d.oid, o.tableoid::oid, o.xmin)), 1, 8)
-  FROM pubsubpull.log l, pubsubpull.origin o, pg_database d WHERE d.datname = current_database()
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT substr(md5(concat_ws(' ', l.secret, d.oid, o.tableoid::oid, o.xmin)), 1, 8)
+    FROM pubsubpull.log l, pubsubpull.origin o, pg_database d WHERE d.datname = current_database());
+END $$;
 COMMENT ON FUNCTION pubsubpull.log_tag() IS 'The name of this log in cursors; another one after a restore from a dump, or in another database.';
 
 DO $$ BEGIN
@@ -78,19 +80,25 @@ COMMENT ON FUNCTION pubsubpull.next_xid(xid8) IS
   'A transaction number, not below first, from which on none has been given out yet; seldom more than a few above the next one.';
 
 -- In REPEATABLE READ the snapshot is older than the sequence's value; the highest id that it shows is a lower bound as well.
+-- On a standby a snapshot does not list who is under way, so all from its xmin on count as that; and the sequence's value runs ahead
+-- of the last one drawn, by up to the 32 that the primary logs at a time.
 CREATE OR REPLACE FUNCTION pubsubpull.now_position() RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  standby CONSTANT boolean := pg_is_in_recovery();
   p pubsubpull.position;
 BEGIN
   IF current_setting('transaction_isolation') = 'read committed' THEN
-    p.since_id := pubsubpull.last_id();
+    p.since_id := CASE WHEN standby THEN greatest(pubsubpull.last_id() - 32, 0) ELSE pubsubpull.last_id() END;
   ELSE
     p.since_id := coalesce((SELECT max(c.id) FROM pubsubpull.published t
       CROSS JOIN LATERAL (SELECT id FROM pubsubpull.change WHERE table_id = t.id ORDER BY id DESC LIMIT 1) c), 0);
   END IF;
   p.since := pg_current_snapshot();
   p.since_next := pubsubpull.next_xid(pg_snapshot_xmax(p.since));
+  IF standby THEN
+    p.since := concat(pg_snapshot_xmin(p.since), ':', pg_snapshot_xmin(p.since), ':')::pg_snapshot;
+  END IF;
   RETURN p;
 END $$;
 COMMENT ON FUNCTION pubsubpull.now_position() IS
@@ -98,24 +106,41 @@ COMMENT ON FUNCTION pubsubpull.now_position() IS
 
 -- After a crash the server gives out ids and transaction numbers anew that were in no WAL on disk, and what they stand for then would be
 -- taken for seen by who holds an older position. So none goes out before that WAL is on disk: mostly somebody's commit does it.
-CREATE OR REPLACE FUNCTION pubsubpull.await_flush() RETURNS void
+CREATE OR REPLACE FUNCTION pubsubpull.is_flushed() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   needed pg_lsn;
 BEGIN
   IF pg_is_in_recovery() THEN
-    RETURN;
+    RETURN true;
   END IF;
   needed := pg_current_wal_insert_lsn();
   FOR turn IN 1 .. 5 LOOP
     IF pg_current_wal_flush_lsn() >= needed THEN
-      RETURN;
+      RETURN true;
     END IF;
     PERFORM pg_sleep(0.001);
   END LOOP;
-  PERFORM set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pubsubpull', ''); -- our own commit does it
+  RETURN false;
+END $$;
+COMMENT ON FUNCTION pubsubpull.is_flushed() IS 'Whether all that a position taken before knows will survive a crash; waits for that, but not long.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.await_flush() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT pubsubpull.is_flushed() THEN
+    PERFORM set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pubsubpull', ''); -- our own commit does it
+  END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.await_flush() IS 'When the transaction ends, all that a position taken before knows will survive a crash.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.is_later(later pg_snapshot, earlier pg_snapshot) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT pg_snapshot_xmax(later) >= pg_snapshot_xmax(earlier) AND NOT EXISTS (SELECT FROM pg_snapshot_xip(later) x WHERE pg_visible_in_snapshot(x, earlier)));
+END $$;
+COMMENT ON FUNCTION pubsubpull.is_later(pg_snapshot, pg_snapshot) IS 'Whether all that the earlier snapshot shows is shown by the later one as well.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.first_position() RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -123,24 +148,40 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.first_position() IS 'The position before the first change of the log.';
 
--- Starts a batch if none is under way: what is visible now and was not.
-CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position) RETURNS pubsubpull.position
+-- Starts a batch if none is under way: what is visible now and was not. One that several share may end at a position which they
+-- have in common, unless the follower has seen more than that already. One who has seen more than there is, as the primary showed
+-- it and this is a standby, gets an empty batch and stays where he is.
+DROP FUNCTION IF EXISTS pubsubpull.begin_batch(pubsubpull.position); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.begin_batch(p pubsubpull.position, target pubsubpull.position DEFAULT NULL) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  q pubsubpull.position;
+  q pubsubpull.position := target;
 BEGIN
   IF p.upto IS NOT NULL THEN
     RETURN p;
   END IF;
-  q := pubsubpull.now_position();
+  IF q.since IS NULL OR q.since_id < p.since_id OR NOT pubsubpull.is_later(q.since, p.since) THEN
+    q := pubsubpull.now_position();
+  END IF;
+  p.top_id := pubsubpull.last_id();
+  IF NOT pubsubpull.is_later(q.since, p.since) THEN
+    q := p;
+    p.top_id := 0;
+  END IF;
   p.upto := q.since;
   p.upto_id := q.since_id;
   p.upto_next := q.since_next;
-  p.top_id := pubsubpull.last_id();
   p.after_id := 0;
   RETURN p;
 END $$;
-COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position) IS 'The position with a batch under way.';
+COMMENT ON FUNCTION pubsubpull.begin_batch(pubsubpull.position, pubsubpull.position) IS 'The position with a batch under way, which ends now or at target.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.lags(p pubsubpull.position) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN pg_is_in_recovery() AND p.upto IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) < pg_snapshot_xmax(p.upto);
+END $$;
+COMMENT ON FUNCTION pubsubpull.lags(pubsubpull.position) IS 'Whether this is a standby that does not yet have all of the batch under way.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.end_batch(p pubsubpull.position) RETURNS pubsubpull.position
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -213,45 +254,55 @@ CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
 COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';
 
--- Cursors: the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
+-- Cursors (in PL/pgSQL, which keeps plans where SQL functions are planned at every call): the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
 -- hexadecimal with the last digit from G to V, so none needs a separator; a snapshot's transactions are given by their distances,
 -- most of which take one character.
 CREATE OR REPLACE FUNCTION pubsubpull.pack(numbers bigint[]) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(concat(left(h, -1), translate(right(h, 1), '0123456789abcdef', 'GHIJKLMNOPQRSTUV')), '' ORDER BY n)
-  FROM (SELECT to_hex(v) AS h, n FROM unnest(numbers) WITH ORDINALITY AS u(v, n)) x
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT string_agg(concat(left(h, -1), translate(right(h, 1), '0123456789abcdef', 'GHIJKLMNOPQRSTUV')), '' ORDER BY n)
+    FROM (SELECT to_hex(v) AS h, n FROM unnest(numbers) WITH ORDINALITY AS u(v, n)) x);
+END $$;
 COMMENT ON FUNCTION pubsubpull.pack(bigint[]) IS 'Numbers as short text without separators; unpack is the inverse.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.unpack(packed text) RETURNS bigint[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT array_agg(('x' || lpad(translate(m[1], 'GHIJKLMNOPQRSTUV', '0123456789abcdef'), 16, '0'))::bit(64)::bigint ORDER BY n)
-  FROM regexp_matches(packed, '[0-9a-f]{0,15}[G-V]', 'g') WITH ORDINALITY AS r(m, n)
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT array_agg(('x' || lpad(translate(m[1], 'GHIJKLMNOPQRSTUV', '0123456789abcdef'), 16, '0'))::bit(64)::bigint ORDER BY n)
+    FROM regexp_matches(packed, '[0-9a-f]{0,15}[G-V]', 'g') WITH ORDINALITY AS r(m, n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.unpack(text) IS 'The numbers that pack made text of.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.snapshot_numbers(snapshot pg_snapshot) RETURNS bigint[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  WITH x AS (SELECT n, n - lag(n, 1, pg_snapshot_xmin(snapshot)::text::bigint) OVER (ORDER BY n) AS distance
-             FROM (SELECT v::text::bigint AS n FROM pg_snapshot_xip(snapshot) v) y)
-  SELECT ARRAY[pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint - pg_snapshot_xmin(snapshot)::text::bigint, (SELECT count(*) FROM x)]
-         || ARRAY(SELECT distance FROM x ORDER BY n)
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    WITH x AS (SELECT n, n - lag(n, 1, pg_snapshot_xmin(snapshot)::text::bigint) OVER (ORDER BY n) AS distance
+               FROM (SELECT v::text::bigint AS n FROM pg_snapshot_xip(snapshot) v) y)
+    SELECT ARRAY[pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint - pg_snapshot_xmin(snapshot)::text::bigint, (SELECT count(*) FROM x)]
+           || ARRAY(SELECT distance FROM x ORDER BY n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.snapshot_numbers(pg_snapshot) IS 'A snapshot as small numbers: xmin, distance of xmax, how many transactions were open, the distance of each from the one before.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.numbers_snapshot(numbers bigint[]) RETURNS pg_snapshot
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT concat(numbers[1], ':', numbers[1] + numbers[2], ':',
-                (SELECT string_agg(x::text, ',' ORDER BY n)
-                 FROM (SELECT n, numbers[1] + sum(d) OVER (ORDER BY n) AS x FROM unnest(numbers[4:3 + numbers[3]]) WITH ORDINALITY AS u(d, n)) y))::pg_snapshot
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT concat(numbers[1], ':', numbers[1] + numbers[2], ':',
+                  (SELECT string_agg(x::text, ',' ORDER BY n)
+                   FROM (SELECT n, numbers[1] + sum(d) OVER (ORDER BY n) AS x FROM unnest(numbers[4:3 + numbers[3]]) WITH ORDINALITY AS u(d, n)) y))::pg_snapshot);
+END $$;
 COMMENT ON FUNCTION pubsubpull.numbers_snapshot(bigint[]) IS 'The snapshot of which snapshot_numbers made these numbers; more may follow them.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_head(p pubsubpull.position) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT concat('2', pubsubpull.log_tag(), pubsubpull.pack(ARRAY[p.since_id, p.since_next] || pubsubpull.snapshot_numbers(p.since)),
-                CASE WHEN p.upto IS NOT NULL THEN pubsubpull.pack(ARRAY[p.upto_id, p.upto_next, p.top_id] || pubsubpull.snapshot_numbers(p.upto)) END)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT concat('2', pubsubpull.log_tag(), pubsubpull.pack(ARRAY[p.since_id, p.since_next] || pubsubpull.snapshot_numbers(p.since)),
+                  CASE WHEN p.upto IS NOT NULL THEN pubsubpull.pack(ARRAY[p.upto_id, p.upto_next, p.top_id] || pubsubpull.snapshot_numbers(p.upto)) END));
+END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_head(pubsubpull.position) IS 'The part of a cursor that is the same for all changes of a batch.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_text(head text, after_id bigint, secret text) RETURNS text
@@ -261,9 +312,11 @@ $$;
 COMMENT ON FUNCTION pubsubpull.cursor_text(text, bigint, text) IS 'A cursor: head, last change seen in the batch, check.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_encode(p pubsubpull.position) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT pubsubpull.cursor_text(pubsubpull.cursor_head(p), p.after_id, l.secret) FROM pubsubpull.log l
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT pubsubpull.cursor_text(pubsubpull.cursor_head(p), p.after_id, l.secret) FROM pubsubpull.log l);
+END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_encode(pubsubpull.position) IS 'The cursor of a position.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.gone(slug text, detail text) RETURNS void

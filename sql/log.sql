@@ -346,7 +346,7 @@ DECLARE
   p pubsubpull.published;
   n int := 0;
 BEGIN
-  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation WHERE q.unpublished_at IS NULL
+  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation AND c.relkind IN ('r', 'p') WHERE q.unpublished_at IS NULL
            FOR NO KEY UPDATE OF q LOOP
     PERFORM pubsubpull.create_functions(p);
     PERFORM pubsubpull.create_triggers(p);

@@ -46,15 +46,15 @@ DECLARE
   name text := pubsubpull.table_name(relation);
 BEGIN
   SELECT * INTO c FROM pg_class WHERE oid = relation;
-  IF c.relkind NOT IN ('r', 'p') THEN
-    PERFORM pubsubpull.problem(422, 'not-a-table', format('%s is not a table, so its changes cannot be logged.', name), 'Publish the tables behind it.');
+  IF c.relkind NOT IN ('r', 'p', 'v', 'm') THEN
+    PERFORM pubsubpull.problem(422, 'not-a-table', format('%s is neither a table nor a view.', name), 'Publish the tables behind it.');
   ELSIF c.relpersistence = 't' THEN
     PERFORM pubsubpull.problem(422, 'not-a-table', format('%s is temporary; only permanent tables can be published.', name));
   ELSIF c.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'pubsubpull'::regnamespace) THEN
     PERFORM pubsubpull.problem(403, 'not-publishable', format('%s belongs to the system and cannot be published.', name));
-  ELSIF NOT has_table_privilege(relation, 'SELECT') OR NOT has_table_privilege(relation, 'TRIGGER') THEN
+  ELSIF NOT has_table_privilege(relation, 'SELECT') OR (c.relkind IN ('r', 'p') AND NOT has_table_privilege(relation, 'TRIGGER')) THEN
     PERFORM pubsubpull.problem(403, 'missing-privilege', format('The role %s may not publish %s.', current_user, name),
-      format('Its owner can allow it: GRANT SELECT, TRIGGER ON %s TO %I;', name, current_user));
+      format('Its owner can allow it: GRANT SELECT%s ON %s TO %I;', CASE WHEN c.relkind IN ('r', 'p') THEN ', TRIGGER' END, name, current_user));
   END IF;
   SELECT string_agg(pubsubpull.table_name(t.relid), ', ' ORDER BY t.relid) INTO name FROM pg_partition_tree(relation) t
   WHERE NOT has_table_privilege(t.relid, 'TRIGGER') OR NOT has_table_privilege(t.relid, 'SELECT');
@@ -65,6 +65,12 @@ BEGIN
   RETURN c;
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_publishable(regclass) IS 'The table''s pg_class row, or the problem why it cannot be published.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.is_logged(p pubsubpull.published) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation AND c.relkind IN ('v', 'm'))
+$$;
+COMMENT ON FUNCTION pubsubpull.is_logged(pubsubpull.published) IS 'Whether changes are logged: of tables they are, of views only the rows can be pulled.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb DEFAULT '{}') RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
@@ -80,7 +86,9 @@ BEGIN
   PERFORM pubsubpull.check_casts(), pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
   IF names && hidden THEN
     PERFORM pubsubpull.problem(422, 'bad-member', 'A column of the key cannot be excluded: followers know rows by it.');
-  ELSIF document ? 'key' AND NOT pubsubpull.is_unique(relation, names) THEN
+  ELSIF c.relkind IN ('v', 'm') AND names = '{}' THEN
+    PERFORM pubsubpull.problem(422, 'no-key', format('%s is a view and needs "key": […], columns that are never NULL and tell its rows apart.', pubsubpull.table_name(relation)));
+  ELSIF document ? 'key' AND c.relkind IN ('r', 'p') AND NOT pubsubpull.is_unique(relation, names) THEN
     PERFORM pubsubpull.problem(422, 'bad-member', format('"key" needs a unique index on exactly (%s), all NOT NULL.', array_to_string(names, ', ')));
   END IF;
   PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.published'), relation::oid::int);
@@ -97,6 +105,9 @@ BEGIN
       row_level = c.relkind = 'p' OR c.relispartition OR c.relhassubclass
                   OR EXISTS (SELECT FROM pg_inherits i WHERE publish.relation IN (i.inhrelid, i.inhparent))
   WHERE q.id = p.id RETURNING * INTO p;
+  IF NOT pubsubpull.is_logged(p) THEN
+    RETURN created;
+  END IF;
   FOREACH event IN ARRAY CASE WHEN p.row_level THEN ARRAY['insert', 'update', 'delete'] ELSE ARRAY['row'] END LOOP
     EXECUTE format('DROP FUNCTION IF EXISTS pubsubpull.%I() CASCADE', format('log_%s_%s', p.id, event)); -- of the other way of logging, if it changed
   END LOOP;
@@ -104,7 +115,7 @@ BEGIN
   RETURN created;
 END $$;
 COMMENT ON FUNCTION pubsubpull.publish(regclass, jsonb) IS
-  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Returns true when the table was not published before. Needs SELECT and TRIGGER on the table for the owner of this schema.';
+  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Of a view the rows can be pulled, by the key given, and nothing is logged. Returns true when the table was not published before. Needs SELECT and TRIGGER on the table for the owner of this schema.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.unpublish(relation regclass) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
@@ -202,7 +213,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     'skip_unchanged', coalesce((p.options->>'skip_unchanged')::boolean, false), 'published_at', p.published_at,
     'columns', (SELECT json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'null', NOT a.attnotnull) ORDER BY a.attnum)
                 FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (p.exclude)),
-    'rows', t.url || '/rows/', 'changes', t.url || '/changes/')
+    'logged', pubsubpull.is_logged(p), 'rows', t.url || '/rows/', 'changes', CASE WHEN pubsubpull.is_logged(p) THEN t.url || '/changes/' END)
   FROM (SELECT n.name, pubsubpull.table_url(base, n.name) AS url FROM (SELECT pubsubpull.table_name(p.relation) AS name) n) t
 $$;
 COMMENT ON FUNCTION pubsubpull.table_document(text, pubsubpull.published) IS 'The JSON document of a published table.';

@@ -1,12 +1,53 @@
 -- SPDX-License-Identifier: Apache-2.0
--- pull.sql: rows of published tables by key, and pages of changes.
+-- pull.sql: rows of published tables by key, as pages or one stream, and changes, as pages, lines or events.
 
-CREATE OR REPLACE FUNCTION pubsubpull.row_expression(p pubsubpull.published, alias text) RETURNS text
+CREATE OR REPLACE FUNCTION pubsubpull.visible_columns(p pubsubpull.published) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN p.exclude = '{}' THEN format('row_to_json(%s.*)', alias)
-              ELSE format('(to_jsonb(%s.*) - %L::text[])::json', alias, pubsubpull.excluded_names(p)) END
+  SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
+  WHERE a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (p.exclude)
 $$;
-COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text) IS 'SQL text for the JSON of a row without excluded columns.';
+COMMENT ON FUNCTION pubsubpull.visible_columns(pubsubpull.published) IS 'Names of the columns that are not excluded, in their order.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_fields(p pubsubpull.published, fields text) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  visible text[] := pubsubpull.visible_columns(p);
+  names text[];
+  unknown text;
+BEGIN
+  IF fields IS NULL THEN
+    RETURN NULL;
+  END IF;
+  names := ARRAY(SELECT pubsubpull.percent_decode(v) FROM unnest(string_to_array(fields, ',')) WITH ORDINALITY AS u(v, n) ORDER BY n);
+  SELECT string_agg(to_json(f)::text, ', ') INTO unknown FROM unnest(names) f WHERE f <> ALL (visible);
+  IF unknown IS NOT NULL OR names = '{}' THEN
+    PERFORM pubsubpull.problem(400, 'bad-fields', format('fields names %s, which %s does not have.', coalesce(unknown, 'nothing'), p.name),
+      format('It has %s; names are joined by commas, each percent-encoded.', (SELECT string_agg(to_json(v)::text, ', ' ORDER BY n) FROM unnest(visible) WITH ORDINALITY AS u(v, n))));
+  END IF;
+  RETURN names;
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_fields(pubsubpull.published, text) IS 'The columns that the query parameter fields names (NULL: all that are not excluded); problem 400 for others.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.column_list(names text[], alias text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(format('%s.%I', alias, v), ', ' ORDER BY n) FROM unnest(names) WITH ORDINALITY AS u(v, n)
+$$;
+COMMENT ON FUNCTION pubsubpull.column_list(text[], text) IS 'SQL text that names these columns.';
+
+DROP FUNCTION IF EXISTS pubsubpull.row_expression(pubsubpull.published, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.row_expression(p pubsubpull.published, alias text, fields text[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
+              ELSE format('(SELECT row_to_json(x) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END
+$$;
+COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text, text[]) IS 'SQL text for the JSON of a row: these columns, or all that are not excluded.';
+
+-- The way the table is named in FROM: with inheritance its children are tables of their own, partitions are not.
+CREATE OR REPLACE FUNCTION pubsubpull.from_clause(p pubsubpull.published) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END || p.relation::regclass || ' t'
+$$;
+COMMENT ON FUNCTION pubsubpull.from_clause(pubsubpull.published) IS 'SQL text that reads the table under the name t.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_key(p pubsubpull.published, key text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -25,89 +66,171 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.parse_key(pubsubpull.published, text) IS
   'The values of a key in a URL; problem 400 when there are too few or many, 409 when the table has no key.';
 
--- "(a, b) OP ($1[1]::int, $1[2]::text)": identifiers quoted, types named by the server, values a parameter.
-CREATE OR REPLACE FUNCTION pubsubpull.key_condition(p pubsubpull.published, operator text) RETURNS text
+-- "($1)[1]::int, ($1)[2]::text": types named by the server, values a parameter.
+CREATE OR REPLACE FUNCTION pubsubpull.key_values(p pubsubpull.published, source text DEFAULT '$1') RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('(%s) %s (%s)', string_agg(format('t.%I', k.name), ', ' ORDER BY k.n), operator,
-                string_agg(format('$1[%s]::%s', k.n, format_type(a.atttypid, -1)), ', ' ORDER BY k.n))
+  SELECT string_agg(format('(%s)[%s]::%s', source, k.n, format_type(a.atttypid, -1)), ', ' ORDER BY k.n)
   FROM unnest(p.key) WITH ORDINALITY AS k(name, n) JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = k.name
 $$;
-COMMENT ON FUNCTION pubsubpull.key_condition(pubsubpull.published, text) IS 'SQL text that compares a row''s key with the values in $1.';
+COMMENT ON FUNCTION pubsubpull.key_values(pubsubpull.published, text) IS 'SQL text of the values of a key, which source holds as text[], with the types of its columns.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.read_rows(p pubsubpull.published, after text, descending boolean, most int, OUT row_key text, OUT row_json json)
+DROP FUNCTION IF EXISTS pubsubpull.key_condition(pubsubpull.published, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.key_condition(p pubsubpull.published, operator text, source text DEFAULT '$1') RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('(%s) %s (%s)', pubsubpull.column_list(p.key, 't'), operator, pubsubpull.key_values(p, source))
+$$;
+COMMENT ON FUNCTION pubsubpull.key_condition(pubsubpull.published, text, text) IS 'SQL text that compares a row''s key with the values in source.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.key_order(p pubsubpull.published, descending boolean) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(format('t.%I%s', k.name, CASE WHEN descending THEN ' DESC' ELSE '' END), ', ' ORDER BY k.n) FROM unnest(p.key) WITH ORDINALITY AS k(name, n)
+$$;
+COMMENT ON FUNCTION pubsubpull.key_order(pubsubpull.published, boolean) IS 'SQL text that orders rows by their key.';
+
+-- Values are tried on their own: an error that a row causes, in a view for instance, is not the client's, and not for it to see.
+CREATE OR REPLACE FUNCTION pubsubpull.canonical_key(p pubsubpull.published, key text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+DECLARE
+  parts text[] := pubsubpull.parse_key(p, key);
+  canonical text;
+BEGIN
+  IF key IS NOT NULL THEN
+    EXECUTE format('SELECT %s FROM (SELECT %s) AS k(%s)', pubsubpull.key_expression(p.relation, p.key, 'k'), pubsubpull.key_values(p),
+                   (SELECT string_agg(quote_ident(v), ', ' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(v, n))) INTO canonical USING parts;
+  END IF;
+  RETURN canonical;
+EXCEPTION WHEN data_exception OR check_violation OR not_null_violation THEN
+  PERFORM pubsubpull.problem(400, 'bad-key', format('The key %L does not fit %s: %s.', key, p.name, SQLERRM));
+END $$;
+COMMENT ON FUNCTION pubsubpull.canonical_key(pubsubpull.published, text) IS 'A key from a URL as the log and our own URLs spell it; problem 400 when it does not fit the table.';
+
+DROP FUNCTION IF EXISTS pubsubpull.read_rows(pubsubpull.published, text, boolean, int); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.read_rows(p pubsubpull.published, after text, descending boolean, most int, fields text[] DEFAULT NULL, policies boolean DEFAULT false,
+  OUT row_key text, OUT row_json json)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 DECLARE
   key_values text[] := pubsubpull.parse_key(p, after);
 BEGIN
-  RETURN QUERY EXECUTE format('SELECT %s, %s FROM %s t %s ORDER BY %s LIMIT $2',
-    pubsubpull.key_expression(p.relation, p.key, 't'), pubsubpull.row_expression(p, 't'),
-    CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END || p.relation::regclass,
-    CASE WHEN after IS NULL THEN '' ELSE 'WHERE ' || pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END) END,
-    (SELECT string_agg(format('t.%I%s', k.name, CASE WHEN descending THEN ' DESC' ELSE '' END), ', ' ORDER BY k.n) FROM unnest(p.key) WITH ORDINALITY AS k(name, n)))
+  IF policies THEN
+    PERFORM set_config('row_security', 'on', true); -- until the end of this function
+  END IF;
+  RETURN QUERY EXECUTE format('SELECT %s, %s FROM %s %s ORDER BY %s LIMIT $2',
+    pubsubpull.key_expression(p.relation, p.key, 't'), pubsubpull.row_expression(p, 't', fields), pubsubpull.from_clause(p),
+    CASE WHEN after IS NULL THEN '' ELSE 'WHERE ' || pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END) END, pubsubpull.key_order(p, descending))
     USING key_values, most;
-EXCEPTION WHEN data_exception THEN
-  PERFORM pubsubpull.problem(400, 'bad-key', format('The key %L does not fit %s: %s.', after, p.name, SQLERRM));
 END $$;
-COMMENT ON FUNCTION pubsubpull.read_rows(pubsubpull.published, text, boolean, int) IS
-  'Rows of a published table in key order after a key (NULL: from the start), each with its key as in URLs.';
+COMMENT ON FUNCTION pubsubpull.read_rows(pubsubpull.published, text, boolean, int, text[], boolean) IS
+  'Rows of a published table in key order after a key (NULL: from the start), each with its key as in URLs. policies: row-level security hides rows, instead of being an error.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.rows_get(base text, name text, "limit" text, "order" text, after text, changes text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  p pubsubpull.published := pubsubpull.find_published(name);
-  most int := pubsubpull.parse_limit("limit");
-  url text := pubsubpull.table_url(base, name);
-  page text;
-  last_key text;
-  cut boolean;
+CREATE OR REPLACE FUNCTION pubsubpull.parse_order("order" text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF coalesce("order", 'asc') NOT IN ('asc', 'desc') THEN
     PERFORM pubsubpull.problem(400, 'bad-order', format('order is %L; it must be asc or desc.', "order"));
   END IF;
-  PERFORM pubsubpull.parse_key(p, after);
+  RETURN "order" IS NOT DISTINCT FROM 'desc';
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_order(text) IS 'Whether the query parameter order says descending; problem 400 for what it does not know.';
+
+DROP FUNCTION IF EXISTS pubsubpull.rows_get(text, text, text, text, text, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.rows_get(base text, name text, "limit" text, "order" text, after text, changes text, fields text, envelope text,
+  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
+  most CONSTANT int := pubsubpull.parse_limit("limit");
+  descending CONSTANT boolean := pubsubpull.parse_order("order");
+  names CONSTANT text[] := pubsubpull.parse_fields(p, fields);
+  url CONSTANT text := pubsubpull.table_url(base, name);
+  first CONSTANT boolean := changes IS NULL;
+  page text;
+  last_key text;
+  cut boolean;
+BEGIN
+  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, after);
   -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
-  IF changes IS NULL THEN
+  IF changes IS NOT NULL THEN
+    PERFORM pubsubpull.cursor_decode(changes);
+  ELSIF pubsubpull.is_logged(p) THEN
     changes := pubsubpull.cursor_encode(pubsubpull.now_position());
     PERFORM pubsubpull.await_flush();
-  ELSE
-    PERFORM pubsubpull.cursor_decode(changes);
   END IF;
   SELECT string_agg(r.row_json::text, ',' ORDER BY r.n) FILTER (WHERE r.kept), (array_agg(r.row_key ORDER BY r.n DESC) FILTER (WHERE r.kept))[1],
          count(*) = most OR NOT coalesce(bool_and(r.kept), true)
   INTO page, last_key, cut
   FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 16000000 AS kept
-        FROM pubsubpull.read_rows(p, after, "order" = 'desc', most) x) r;
+        FROM pubsubpull.read_rows(p, after, descending, most, names, true) x) r;
   IF cut THEN
-    next := format('%s/rows/?limit=%s&order=%s&after=%s&changes=%s', url, most, coalesce("order", 'asc'), pubsubpull.percent_encode(last_key), changes);
+    next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields),
+                   '&after=', pubsubpull.percent_encode(last_key), '&changes=' || changes);
   END IF;
   status := 200;
-  body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', to_json(url || '/changes/?since=' || changes), '}');
+  body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
+  -- An older first page with the same rows is as good as a new one: its "changes" begin earlier.
+  etag := CASE WHEN first THEN 'W/' || md5(concat(page)) ELSE md5(body) END;
 END $$;
-COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text) IS
-  'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing.';
+COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text, text, text) IS
+  'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text,
+CREATE OR REPLACE FUNCTION pubsubpull.rows_copy(base text, name text, "limit" text, "order" text, after text, changes text, fields text,
+  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
+  names CONSTANT text[] := coalesce(pubsubpull.parse_fields(p, fields), CASE WHEN p.exclude <> '{}' THEN pubsubpull.visible_columns(p) END);
+  descending CONSTANT boolean := pubsubpull.parse_order("order");
+  condition text;
+BEGIN
+  PERFORM pubsubpull.canonical_key(p, after), pubsubpull.parse_limit("limit", most => 2147483647);
+  IF changes IS NOT NULL THEN
+    PERFORM pubsubpull.cursor_decode(changes);
+  END IF;
+  IF after IS NOT NULL THEN -- COPY takes no parameters: the server quotes the values
+    condition := pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END, format('%L::text[]', pubsubpull.parse_key(p, after)));
+  END IF;
+  status := 200;
+  body := format('COPY (SELECT row_to_json(x.*) FROM (SELECT %s FROM %s %s ORDER BY %s%s) x) TO STDOUT (FORMAT binary)', coalesce(pubsubpull.column_list(names, 't'), 't.*'),
+                 pubsubpull.from_clause(p), 'WHERE ' || condition, pubsubpull.key_order(p, descending), ' LIMIT ' || "limit");
+  next := CASE WHEN pubsubpull.is_logged(p) THEN pubsubpull.table_url(base, name) || '/changes/?since=' END;
+END $$;
+COMMENT ON FUNCTION pubsubpull.rows_copy(text, text, text, text, text, text, text) IS
+  'The COPY command that GET /tables/{t}/rows/ sends as a stream: one line of JSON for each row. next: where its changes are, up to the cursor; NULL for a view.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.stream_begin(envelope text, indexed boolean, OUT cursor text, OUT flushed boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM set_config(s.name, s.value, true)
+  FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
+    ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'), ('lock_timeout', '5s'), ('statement_timeout', '0')) s(name, value);
+  IF indexed THEN
+    PERFORM set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true);
+  END IF;
+  cursor := pubsubpull.cursor_encode(pubsubpull.now_position());
+  flushed := pubsubpull.is_flushed();
+END $$;
+COMMENT ON FUNCTION pubsubpull.stream_begin(text, boolean) IS
+  'At the start of a stream''s transaction: its settings, and the cursor from which changes follow, which must not go out before it is flushed (await_flush, in another session). indexed: let an index give the order, so that the first row comes at once.';
+
+DROP FUNCTION IF EXISTS pubsubpull.row_get(text, text, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text, envelope text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+SET row_security = on SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 DECLARE
-  p pubsubpull.published := pubsubpull.find_published(name);
+  p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
 BEGIN
-  EXECUTE format('SELECT %s FROM %s%s t WHERE %s', pubsubpull.row_expression(p, 't'),
-                 CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END,
-                 p.relation, pubsubpull.key_condition(p, '='))
+  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, key);
+  EXECUTE format('SELECT %s FROM %s WHERE %s', pubsubpull.row_expression(p, 't', NULL), pubsubpull.from_clause(p), pubsubpull.key_condition(p, '='))
     INTO body USING pubsubpull.parse_key(p, key);
   IF body IS NULL THEN
     PERFORM pubsubpull.problem(404, 'no-such-row', format('%s has no row with the key %s.', p.name, key));
   END IF;
   status := 200;
   etag := md5(body);
-EXCEPTION WHEN data_exception THEN
-  PERFORM pubsubpull.problem(400, 'bad-key', format('The key %L does not fit %s: %s.', key, p.name, SQLERRM));
 END $$;
-COMMENT ON FUNCTION pubsubpull.row_get(text, text, text) IS 'GET /tables/{t}/rows/{key}: one row.';
+COMMENT ON FUNCTION pubsubpull.row_get(text, text, text, text) IS 'GET /tables/{t}/rows/{key}: one row.';
 
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
 DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text); -- took less once
@@ -126,31 +249,80 @@ $$;
 COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed) IS
   'JSON text of a change without its closing brace, so that members can be added. name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.changes_page(base text, url text, tables int[], since text, "limit" text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
-DECLARE
-  most int := pubsubpull.parse_limit("limit");
-  p pubsubpull.position := pubsubpull.begin_batch(pubsubpull.parse_since(since));
-  r record;
-  page text;
+-- Few changes belong to one row or one request: all of them are compared with the position.
+CREATE OR REPLACE FUNCTION pubsubpull.feed_some(p pubsubpull.position, tables int[], row_key text, request uuid, most int) RETURNS SETOF pubsubpull.change
+LANGUAGE plpgsql VOLATILE ROWS 100 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off AS $$
 BEGIN
-  PERFORM pubsubpull.check_whole(p, tables, cardinality(tables) = 1);
-  SELECT * INTO r FROM pubsubpull.feed_page(p, tables, most, 16000000);
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id)
-  INTO page FROM unnest(r.page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
-  IF r.more THEN
-    p.after_id := r.page[cardinality(r.page)].id;
-  ELSE
-    p := pubsubpull.end_batch(p);
+  IF row_key IS NULL THEN
+    RETURN QUERY SELECT l.* FROM pubsubpull.change l
+      WHERE l.request = feed_some.request AND l.table_id = ANY (tables)
+        AND l.id > p.after_id AND pg_visible_in_snapshot(l.xid, p.upto) AND NOT pg_visible_in_snapshot(l.xid, p.since)
+      ORDER BY l.id LIMIT most;
+    PERFORM pubsubpull.check_place(p); -- after reading: a part of the log may have been dropped meanwhile
+    RETURN;
   END IF;
-  next := concat(url, '?since=', pubsubpull.cursor_encode(p), '&limit=' || "limit");
-  PERFORM pubsubpull.await_flush();
-  status := 200;
-  body := concat('{"changes":[', page, '],"next":', to_json(next), ',"more":', to_json(r.more), '}');
+  RETURN QUERY
+    SELECT c.* FROM (
+      SELECT * FROM pubsubpull.change l WHERE l.table_id = tables[1] AND l.key = row_key
+      UNION ALL
+      SELECT * FROM pubsubpull.change l WHERE l.table_id = tables[1] AND l.old_key = row_key AND l.old_key IS NOT NULL) c
+    WHERE (feed_some.request IS NULL OR c.request = feed_some.request)
+      AND c.id > p.after_id AND pg_visible_in_snapshot(c.xid, p.upto) AND NOT pg_visible_in_snapshot(c.xid, p.since)
+    ORDER BY c.id LIMIT most;
+  PERFORM pubsubpull.check_place(p);
 END $$;
-COMMENT ON FUNCTION pubsubpull.changes_page(text, text, int[], text, text) IS
-  'A page of changes of these tables after since; "next" is the URL to go on with, now or later.';
+COMMENT ON FUNCTION pubsubpull.feed_some(pubsubpull.position, int[], text, uuid, int) IS
+  'As feed, but only the changes of one row of the first table (row_key, as in URLs), or those that one request made in these tables.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.changes_page(p pubsubpull.position, tables int[], row_key text, request uuid, most int, most_bytes bigint, OUT page pubsubpull.change[], OUT more boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF row_key IS NULL AND request IS NULL THEN
+    SELECT f.page, f.more INTO page, more FROM pubsubpull.feed_page(p, tables, most, most_bytes) f;
+    RETURN;
+  END IF;
+  SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true) INTO page, more
+  FROM (SELECT f::pubsubpull.change AS c, f.id,
+               coalesce(sum(coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0))
+                        OVER (ORDER BY f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < most_bytes AS kept
+        FROM pubsubpull.feed_some(p, tables, row_key, request, most) f) x;
+END $$;
+COMMENT ON FUNCTION pubsubpull.changes_page(pubsubpull.position, int[], text, uuid, int, bigint) IS 'feed_page, or the same of feed_some.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.parse_types("on" text) RETURNS "char"[]
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  unknown text;
+BEGIN
+  SELECT string_agg(format('%L', w), ', ') INTO unknown FROM unnest(string_to_array("on", ',')) w WHERE w NOT IN ('insert', 'update', 'delete', 'truncate');
+  IF unknown IS NOT NULL OR "on" = '' THEN
+    PERFORM pubsubpull.problem(400, 'bad-on', format('on names %s; it takes insert, update, delete, truncate, joined by commas.', coalesce(unknown, 'nothing')));
+  END IF;
+  RETURN ARRAY(SELECT upper(left(w, 1))::"char" FROM unnest(string_to_array("on", ',')) w);
+END $$;
+COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that the query parameter on names, as the log has them; empty: all.';
+
+-- As text in the form that was asked for. Line breaks that a value of type json may have between its tokens would end a line.
+CREATE OR REPLACE FUNCTION pubsubpull.changes_text(page pubsubpull.change[], tables int[], types "char"[], base text, form text, head text, OUT body text, OUT n int)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+DECLARE
+  secret text;
+BEGIN
+  IF form = 'page' THEN
+    SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id), count(*)
+    INTO body, n FROM unnest(page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE types = '{}' OR c.type = ANY (types);
+    RETURN;
+  END IF;
+  IF form = 'events' THEN
+    SELECT l.secret INTO secret FROM pubsubpull.log l;
+  END IF;
+  SELECT string_agg(concat(CASE WHEN secret IS NOT NULL THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END, replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN secret IS NULL THEN E'\n' ELSE E'\n\n' END), '' ORDER BY c.id), count(*)
+  INTO body, n
+  FROM (SELECT c.id, concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') AS line
+        FROM unnest(page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE types = '{}' OR c.type = ANY (types)) c;
+END $$;
+COMMENT ON FUNCTION pubsubpull.changes_text(pubsubpull.change[], int[], "char"[], text, text, text) IS
+  'Changes as text: page (elements of a JSON array), lines (NDJSON) or events (Server-Sent Events, whose cursors begin with head); and how many there are.';
 
 -- Also tables that are not published any more: their log is still there, and still only for those who may read them.
 CREATE OR REPLACE FUNCTION pubsubpull.logged_names() RETURNS TABLE (name text)
@@ -159,30 +331,121 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.logged_names() IS 'Canonical names of all tables that are in the log.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.changes_get(base text, since text, "limit" text, names text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT * FROM pubsubpull.changes_page(base, base || '/changes/',
-    CASE WHEN names IS NULL THEN pubsubpull.all_tables()
-         ELSE ARRAY(SELECT q.id FROM pubsubpull.published q WHERE coalesce(pubsubpull.table_name(q.relation), q.name) = ANY (names::text[])) END, since, "limit")
-$$;
-COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text) IS
-  'GET /changes/: changes of all tables, or of those in names (an array of canonical names) only.';
-
 CREATE OR REPLACE FUNCTION pubsubpull.table_id(name text) RETURNS int
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   target regclass := pubsubpull.find_table(name);
-  id int;
+  p pubsubpull.published;
 BEGIN
-  SELECT q.id INTO id FROM pubsubpull.published q WHERE q.relation = target;
-  RETURN coalesce(id, (pubsubpull.find_published(name)).id);
+  SELECT q.* INTO p FROM pubsubpull.published q WHERE q.relation = target;
+  IF p.id IS NULL THEN
+    p := pubsubpull.find_published(name);
+  ELSIF NOT pubsubpull.is_logged(p) THEN
+    PERFORM pubsubpull.problem(409, 'not-logged', format('%s is a view: its rows can be pulled, but its changes are not logged.', p.name), 'Follow the tables behind it.');
+  END IF;
+  RETURN p.id;
 END $$;
-COMMENT ON FUNCTION pubsubpull.table_id(text) IS 'The id under which a table''s changes are logged, also when it is not published any more; problem 404 when it never was.';
+COMMENT ON FUNCTION pubsubpull.table_id(text) IS
+  'The id under which a table''s changes are logged, also when it is not published any more; problem 404 when it never was, 409 for a view.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.table_changes_get(base text, name text, since text, "limit" text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT * FROM pubsubpull.changes_page(base, pubsubpull.table_url(base, name) || '/changes/', ARRAY[pubsubpull.table_id(name)], since, "limit")
-$$;
-COMMENT ON FUNCTION pubsubpull.table_changes_get(text, text, text, text) IS 'GET /tables/{t}/changes/: changes of one table after since.';
+CREATE OR REPLACE FUNCTION pubsubpull.followed_tables(name text, names text) RETURNS int[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (
+    SELECT CASE WHEN name IS NOT NULL THEN ARRAY[pubsubpull.table_id(name)]
+                WHEN names IS NULL THEN pubsubpull.all_tables()
+                ELSE ARRAY(SELECT q.id FROM pubsubpull.published q WHERE coalesce(pubsubpull.table_name(q.relation), q.name) = ANY (names::text[])) END);
+END $$;
+COMMENT ON FUNCTION pubsubpull.followed_tables(text, text) IS 'Ids of the table of this name, or else of those in names (an array of canonical names), or of all.';
+
+DROP FUNCTION IF EXISTS pubsubpull.changes_page(text, text, int[], text, text), pubsubpull.changes_get(text, text, text, text),
+  pubsubpull.table_changes_get(text, text, text, text), pubsubpull.row_changes_get(text, text, text, text, text); -- what one function does now
+CREATE OR REPLACE FUNCTION pubsubpull.changes_get(base text, name text, key text, names text, since text, "limit" text, "on" text, request text, wait text, form text, target text,
+  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text, OUT n int, OUT more boolean, OUT cursor text, OUT tables int[])
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  most CONSTANT int := pubsubpull.parse_limit("limit");
+  types CONSTANT "char"[] := coalesce(pubsubpull.parse_types("on"), '{}');
+  most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
+  filters CONSTANT text := concat('&limit=' || "limit", '&on=' || pubsubpull.percent_encode("on"), '&request=' || request, '&wait=' || wait);
+  url text := concat(base, '/tables/' || pubsubpull.percent_encode(name));
+  p pubsubpull.position;
+  given boolean;
+  row_key text;
+  request_id uuid;
+  r record;
+BEGIN
+  IF request !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
+    PERFORM pubsubpull.problem(400, 'bad-request', format('request is %L; it must be the id of a request, a UUID.', request));
+  END IF;
+  request_id := request::uuid;
+  tables := pubsubpull.followed_tables(name, names);
+  IF key IS NOT NULL THEN
+    row_key := pubsubpull.canonical_key(pubsubpull.find_published(name), key);
+    url := concat(url, '/rows/', row_key);
+  END IF;
+  p := pubsubpull.parse_since(since);
+  PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
+  status := 200;
+  given := p.upto IS NOT NULL;
+  IF pubsubpull.lags(p) THEN
+    n := 0;
+    more := false;
+    cursor := since;
+    next := concat(url, '/changes/?since=', since, filters);
+    body := CASE WHEN form = 'page' THEN concat('{"changes":[],"next":', to_json(next), ',"more":false}') END;
+    RETURN;
+  END IF;
+  p := pubsubpull.begin_batch(p, target::pubsubpull.position);
+  SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
+  IF given AND r.page IS NULL THEN -- the cursor stood at the end of its batch
+    given := false;
+    p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
+    SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
+  END IF;
+  SELECT t.body, t.n INTO body, n FROM pubsubpull.changes_text(r.page, tables, types, base, form, CASE WHEN form = 'events' THEN pubsubpull.cursor_head(p) END) t;
+  more := r.more;
+  IF form = 'lines' AND "limit" IS NULL THEN -- all of the batch is sent, page by page
+    next := pubsubpull.cursor_encode(pubsubpull.end_batch(p));
+  END IF;
+  IF r.more THEN
+    p.after_id := r.page[cardinality(r.page)].id;
+  ELSE
+    p := pubsubpull.end_batch(p);
+  END IF;
+  cursor := pubsubpull.cursor_encode(p);
+  PERFORM pubsubpull.await_flush();
+  next := concat(url, '/changes/?since=', coalesce(next, cursor), filters);
+  IF form = 'page' THEN
+    body := concat('{"changes":[', body, '],"next":', to_json(next), ',"more":', to_json(more), '}');
+    -- What a batch that is under way holds does not change any more. A page without changes is as good as any other.
+    etag := CASE WHEN more AND given THEN md5(body) WHEN r.page IS NULL AND since IS DISTINCT FROM 'now' THEN 'W/idle-' || md5(concat(since)) END;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text, text, text, text, text, text, text, text) IS
+  'GET /changes/ (name NULL; of the tables in names, or all), /tables/{t}/changes/, /tables/{t}/rows/{key}/changes/: what follows since. form: page, lines or events; target: a position up to which, made by watch; n: how many changes; cursor: where to go on; tables: ids of those followed.';
+
+-- Many wait; one asks for all of them, often. A position behind which nothing is new is found by looking at one snapshot.
+CREATE OR REPLACE FUNCTION pubsubpull.watch(since text, tables text, OUT target text, OUT changed text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p pubsubpull.position := since::pubsubpull.position;
+  ids CONSTANT int[] := tables::int[];
+BEGIN
+  IF since IS NULL THEN
+    target := pubsubpull.now_position()::text;
+    RETURN;
+  END IF;
+  target := since;
+  changed := '{}';
+  IF p.since::text = pg_current_snapshot()::text THEN
+    RETURN;
+  END IF;
+  p := pubsubpull.begin_batch(p);
+  target := pubsubpull.end_batch(p)::text;
+  IF EXISTS (SELECT FROM pubsubpull.feed(p, ids, 1)) THEN
+    changed := ARRAY(SELECT t FROM unnest(ids) t WHERE EXISTS (SELECT FROM pubsubpull.feed(p, ARRAY[t], 1)))::text;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.watch(text, text) IS
+  'For those who wait: which of these tables have changes after since, a position, and the position up to which that holds. since NULL: only the position.';

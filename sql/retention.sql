@@ -203,7 +203,7 @@ BEGIN
     UPDATE pubsubpull.slot s SET since = clock_timestamp() WHERE s.number = new_slot;
   END IF;
   new_slot := pubsubpull.current_slot();
-  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation
+  FOR p IN SELECT q.* FROM pubsubpull.published q JOIN pg_class c ON c.oid = q.relation AND c.relkind IN ('r', 'p')
            WHERE q.unpublished_at IS NULL AND q.slot IS DISTINCT FROM new_slot LIMIT 20 FOR NO KEY UPDATE OF q SKIP LOCKED LOOP
     PERFORM pubsubpull.redirect(p, new_slot);
     n := n + 1;

@@ -197,6 +197,9 @@ BEGIN
     PERFORM pubsubpull.problem(422, 'bad-member', '"table" is missing: the published table to follow, as schema.table.');
   END IF;
   p := pubsubpull.find_published(pubsubpull.subscription_table(d::text));
+  IF NOT pubsubpull.is_logged(p) THEN
+    PERFORM pubsubpull.problem(422, 'not-logged', format('%s is a view: its rows can be pulled, but its changes are not logged.', p.name), 'Subscribe to the tables behind it.');
+  END IF;
   s.table_id := p.id;
   SELECT string_agg(v, ', ') INTO strange FROM regexp_matches(s.callback, '\{[+#./;?&]?([^}]*)\}', 'g') m, unnest(string_to_array(m[1], ',')) v
   WHERE v <> 'table' AND v <> ALL (ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k));

@@ -77,8 +77,7 @@ admin(q{SELECT setval('pubsubpull.change_id', 100)});
 # A table that was not published for a time
 sub pages {
     my ($since, $name) = @_;
-    my $page = eval { json(admin(defined $name ? 'SELECT body FROM pubsubpull.table_changes_get($1, $3, $2, NULL)' : 'SELECT body FROM pubsubpull.changes_get($1, $2, NULL, NULL)',
-            'http://h/p', $since, $name // ())) } or return $@;
+    my $page = eval { json(admin(q{SELECT body FROM pubsubpull.changes_get($1, $3, NULL, NULL, $2, NULL, NULL, NULL, NULL, 'page', NULL)}, 'http://h/p', $since, $name)) } or return $@;
     return join ' ', map { "$_->{table}:$_->{key}{id}" } @{ $page->{changes} };
 }
 my $before = now_cursor();

@@ -15,7 +15,7 @@ sub follow {
     my ($limit) = @_;
     my @changes;
     while (1) {
-        my $page = json(admin('SELECT body FROM pubsubpull.changes_get($1, $2, $3, NULL)', 'http://h/p', $since, $limit // 7));
+        my $page = json(admin(q{SELECT body FROM pubsubpull.changes_get($1, NULL, NULL, NULL, $2, $3, NULL, NULL, NULL, 'page', NULL)}, 'http://h/p', $since, $limit // 7));
         push @changes, @{ $page->{changes} };
         ($since) = $page->{next} =~ /since=([^&]+)/;
         return @changes if !$page->{more};

@@ -195,13 +195,13 @@ $pg->sql('INSERT INTO ancestor VALUES (1)');
 is(scalar @{ logged('ancestor') }, 1, 'once, after the way of logging changed');
 table('"100%"', '(id char(5) PRIMARY KEY) PARTITION BY LIST (id)');
 $pg->sql(q{CREATE TABLE p100 PARTITION OF "100%" DEFAULT; INSERT INTO "100%" VALUES ('abcde'), ('abcdf')});
-is_deeply(json(admin(q{SELECT body FROM pubsubpull.rows_get('', 'public."100%"', '10', NULL, 'abcde', NULL)}))->{rows}, [{ id => 'abcdf' }], 'a key of type char(n), a name with %');
+is_deeply(json(admin(q{SELECT body FROM pubsubpull.rows_get('', 'public."100%"', '10', NULL, 'abcde', NULL, NULL, NULL)}))->{rows}, [{ id => 'abcdf' }], 'a key of type char(n), a name with %');
 
 # Refusals say what to do
 $pg->sql('CREATE TABLE private (id int PRIMARY KEY)');
 refused(q{SELECT pubsubpull.publish('private')}, 'PS403', qr/GRANT SELECT, TRIGGER ON public\.private TO pubsubpull/, 'missing privileges');
 $pg->sql('CREATE VIEW a_view AS SELECT 1 AS id');
-refused(q{SELECT pubsubpull.publish('a_view')}, 'PS422', qr/not a table/, 'a view');
+refused(q{SELECT pubsubpull.publish('a_view')}, 'PS422', qr/may not publish public\.a_view/, 'a view');
 refused(q{SELECT pubsubpull.publish('plain', '{"exclude":["id"]}')}, 'PS422', qr/key cannot be excluded/, 'the key excluded');
 refused(q{SELECT pubsubpull.publish('plain', '{"exclude":["nope"]}')}, 'PS422', qr/"nope"/, 'an unknown column');
 refused(q{SELECT pubsubpull.publish('plain', '{"hide":1}')}, 'PS422', qr/"hide" is not known here/, 'an unknown option');

@@ -43,7 +43,7 @@ is($answer->status, 200, 'metrics');
 is($answer->header('Content-Type'), 'application/openmetrics-text; version=1.0.0; charset=utf-8', 'OpenMetrics for who asks for it');
 ok(eval { PspTest::OpenMetrics->parse($answer->body); 1 }, 'and it is that') or diag $@, $answer->body;
 for my $accept ([], [Accept => '*/*'], [Accept => 'text/plain;version=0.0.4;q=0.9, application/openmetrics-text;version=1.0.0;q=0.5'],
-    [Accept => 'application/openmetrics-text;version=1.0.0;q=0'], [Accept => 'application/openmetrics-text;version=2.0.0']) {
+    [Accept => 'application/openmetrics-text;version=1.0.0;q=0, */*'], [Accept => 'application/openmetrics-text;version=2.0.0']) {
     my $old = $httpd->get($path, @as, headers => $accept);
     is($old->header('Content-Type'), 'text/plain; version=0.0.4; charset=utf-8', "the older format for @$accept");
     ok(eval { PspTest::OpenMetrics->parse($old->body, old => 1); 1 }, 'and it is that') or diag $@;

@@ -93,36 +93,50 @@ static void remember(server_rec *s, const char *program, const char *conninfo)
     }
 }
 
+static int find_conninfo(server_rec *s, apr_pool_t *p, const char *database, const char *directive,
+                         const char **conninfo)
+{
+    const char *wrong;
+    apr_status_t rv;
+
+    *conninfo = database;
+    if (!psp_config_is_exec(database)) {
+        return 1;
+    }
+    if ((wrong = psp_config_run_exec(conninfo, database, p, &rv))) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv == APR_EGENERAL ? 0 : rv, s, "PSP0003: %s: %s",
+                     directive, wrong);
+        *conninfo = recall(s, database);
+        if (!*conninfo) {
+            return 0;
+        }
+    }
+    remember(s, database, *conninfo);
+    return 1;
+}
+
 /* The connection string is found before other hooks of ours want it. A program is run on every
  * start and restart, as root where httpd starts as root, and httpd does not start without an
  * answer, its last one if need be. */
 static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     psp_server_config_t *c = ap_get_module_config(s->module_config, &pubsubpull_module);
-    const char *wrong;
-    apr_status_t rv;
 
     (void)plog;
     (void)ptemp;
     if (!c->database || ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
         return OK;
     }
-    c->conninfo = c->database;
-    if (psp_config_is_exec(c->database)) {
-        if ((wrong = psp_config_run_exec(&c->conninfo, c->database, pconf, &rv))) {
-            ap_log_error(APLOG_MARK, APLOG_EMERG, rv == APR_EGENERAL ? 0 : rv, s,
-                         "PSP0003: PubSubPullDatabase: %s", wrong);
-            c->conninfo = recall(s, c->database);
-            if (!c->conninfo) {
-                return HTTP_INTERNAL_SERVER_ERROR;
-            }
-        }
-        remember(s, c->database, c->conninfo);
+    if (!find_conninfo(s, pconf, c->database, "PubSubPullDatabase", &c->conninfo) ||
+        (c->read_database &&
+         !find_conninfo(s, pconf, c->read_database, "PubSubPullReadDatabase", &c->read_conninfo))) {
+        return HTTP_INTERNAL_SERVER_ERROR;
     }
     for (s = s->next; s; s = s->next) {
         psp_server_config_t *host = ap_get_module_config(s->module_config, &pubsubpull_module);
 
         host->conninfo = c->conninfo;
+        host->read_conninfo = c->read_conninfo;
     }
     return OK;
 }

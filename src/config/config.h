@@ -24,11 +24,14 @@ typedef struct psp_pem_t {
 
 /** Per server. Set in the main server only, except base_url, which a virtual host may override. */
 typedef struct psp_server_config_t {
-    const char *database;   /* conninfo as written, or exec:/path; NULL: the module is inert */
-    const char *base_url;   /* PubSubPullBaseURL without a slash at its end, or NULL */
-    int notifier;           /* PubSubPullNotifier, default On */
-    int pool_min, pool_max; /* PubSubPullPool, default 0 8 */
-    int retention;          /* PubSubPullRetention in seconds, 0: off, the default */
+    const char *database;      /* conninfo as written, or exec:/path; NULL: the module is inert */
+    const char *read_database; /* where rows and changes are read, or NULL: there as well */
+    const char *base_url;      /* PubSubPullBaseURL without a slash at its end, or NULL */
+    int notifier;              /* PubSubPullNotifier, default On */
+    int pool_min, pool_max;    /* PubSubPullPool, default 0 8 */
+    int retention;             /* PubSubPullRetention in seconds, 0: off, the default */
+    int stream_timeout;        /* PubSubPullStreamTimeout, seconds, default 60 */
+    int waiters;               /* PubSubPullWaiters, default half of the workers */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
     const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */
@@ -38,6 +41,7 @@ typedef struct psp_server_config_t {
     const char *spool;                /* PubSubPullSpool: a directory, or NULL */
     apr_off_t spool_size;             /* bytes at most */
     const char *conninfo; /* found at start-up: what libpq gets: database, or what exec: printed */
+    const char *read_conninfo; /* the same of read_database */
 } psp_server_config_t;
 
 /** Per directory. */
@@ -70,6 +74,7 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r);
 /** Values with defaults applied. */
 int psp_config_key_ttl(const psp_server_config_t *c);
 psp_record_t psp_config_record(const psp_dir_config_t *d);
+apr_interval_time_t psp_config_stream_timeout(const server_rec *s);
 
 /** Who makes this request: PubSubPullUser if set, else r->user; NULL: nobody. */
 const char *psp_config_user(request_rec *r);

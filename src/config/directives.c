@@ -20,6 +20,8 @@ APLOG_USE_MODULE(pubsubpull);
 #define RETENTION_MAX APR_INT32_MAX /* 68 years */
 #define SPOOL_MIN (1024 * 1024)
 #define KEY_TTL_MAX (366 * 86400)
+#define STREAM_TIMEOUT_LIMIT 3600
+#define WAITERS_LIMIT 1000000
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -28,27 +30,30 @@ static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
     return ap_get_module_config(cmd->server->module_config, &pubsubpull_module);
 }
 
+static const char *take_database(cmd_parms *cmd, const char **database, const char *arg)
+{
+    const char *wrong = *database ? "is set twice" : NULL;
+
+    if (!wrong) {
+        wrong = psp_config_is_exec(arg) ? psp_config_check_exec(cmd->temp_pool, arg)
+                                        : psp_db_check_conninfo(cmd->temp_pool, arg);
+    }
+    if (wrong) {
+        return apr_pstrcat(cmd->pool, cmd->cmd->name, " ", wrong, NULL);
+    }
+    *database = arg;
+    return NULL;
+}
+
 static const char *set_database(cmd_parms *cmd, void *dir, const char *arg)
 {
     const char *error;
     psp_server_config_t *c = main_server(cmd, &error);
-    const char *twice = c->database ? "is set twice" : NULL;
 
     (void)dir;
     /* server-info and -DDUMP_CONFIG print the arguments from the tree: it forgets this one. */
     cmd->directive->args = "(not shown)";
-    if (error) {
-        return error;
-    }
-    if (!twice) {
-        twice = psp_config_is_exec(arg) ? psp_config_check_exec(cmd->temp_pool, arg)
-                                        : psp_db_check_conninfo(cmd->temp_pool, arg);
-    }
-    if (twice) {
-        return apr_pstrcat(cmd->pool, cmd->cmd->name, " ", twice, NULL);
-    }
-    c->database = arg;
-    return NULL;
+    return error ? error : take_database(cmd, cmd->info ? &c->read_database : &c->database, arg);
 }
 
 static const char *set_base_url(cmd_parms *cmd, void *dir, const char *arg)
@@ -89,12 +94,12 @@ static const char *set_notifier(cmd_parms *cmd, void *dir, int on)
     return error;
 }
 
-static int parse_count(const char *text, int *count)
+static int parse_count(const char *text, int limit, int *count)
 {
     char *end;
     apr_int64_t value = apr_strtoi64(text, &end, 10);
 
-    if (!apr_isdigit(*text) || *end || value > POOL_LIMIT) {
+    if (!apr_isdigit(*text) || *end || value > limit) {
         return 0;
     }
     *count = (int)value;
@@ -176,7 +181,8 @@ static const char *set_pool(cmd_parms *cmd, void *dir, const char *min, const ch
     if (error) {
         return error;
     }
-    if (!parse_count(min, &c->pool_min) || !parse_count(max, &c->pool_max) || c->pool_max < 1 ||
+    if (!parse_count(min, POOL_LIMIT, &c->pool_min) ||
+        !parse_count(max, POOL_LIMIT, &c->pool_max) || c->pool_max < 1 ||
         c->pool_min > c->pool_max) {
         return apr_psprintf(cmd->pool,
                             "%s wants the fewest and the most database sessions of one child "
@@ -216,6 +222,33 @@ static const char *set_retention(cmd_parms *cmd, void *dir, const char *arg)
     }
     c->retention = (int)(value * seconds[unit - units]);
     return NULL;
+}
+
+static const char *set_stream_timeout(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error &&
+        (!parse_count(arg, STREAM_TIMEOUT_LIMIT, &c->stream_timeout) || c->stream_timeout < 1)) {
+        error = apr_psprintf(cmd->pool, "%s wants seconds, from 1 to %d", cmd->cmd->name,
+                             STREAM_TIMEOUT_LIMIT);
+    }
+    return error;
+}
+
+static const char *set_waiters(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error && !parse_count(arg, WAITERS_LIMIT, &c->waiters)) {
+        error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
+                             WAITERS_LIMIT);
+    }
+    return error;
 }
 
 static int push_network(apr_pool_t *p, apr_array_header_t **list, const char *address,
@@ -430,6 +463,8 @@ const command_rec psp_config_directives[] = {
         "PubSubPullDatabase", set_database, NULL, RSRC_CONF,
         "how to connect to PostgreSQL: a libpq connection string or URI, or exec:/path of "
         "a program that prints one"),
+    AP_INIT_TAKE1("PubSubPullReadDatabase", set_database, "read", RSRC_CONF,
+                  "how to connect to a hot standby, from which rows and changes are read"),
     AP_INIT_TAKE1("PubSubPullBaseURL", set_base_url, NULL, RSRC_CONF,
                   "the URL by which clients reach this server, for links"),
     AP_INIT_FLAG("PubSubPullNotifier", set_notifier, NULL, RSRC_CONF,
@@ -444,6 +479,10 @@ const command_rec psp_config_directives[] = {
                   "for how many seconds a signature holds"),
     AP_INIT_TAKE2("PubSubPullSpool", set_spool, NULL, RSRC_CONF,
                   "a directory for records of requests while the database is away, and its size"),
+    AP_INIT_TAKE1("PubSubPullWaiters", set_waiters, NULL, RSRC_CONF,
+                  "how many requests may wait for changes at a time"),
+    AP_INIT_TAKE1("PubSubPullStreamTimeout", set_stream_timeout, NULL, RSRC_CONF,
+                  "seconds after which a stream ends whose client takes nothing"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),
     AP_INIT_ITERATE("PubSubPullCallbackDeny", add_deny, NULL, RSRC_CONF,

@@ -20,6 +20,8 @@ void *psp_config_create_server(apr_pool_t *p, server_rec *s)
     c->pool_max = PSP_UNSET;
     c->retention = PSP_UNSET;
     c->key_ttl = PSP_UNSET;
+    c->stream_timeout = PSP_UNSET;
+    c->waiters = PSP_UNSET;
     return c;
 }
 
@@ -31,6 +33,7 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     psp_server_config_t *merged = apr_pcalloc(p, sizeof(*merged));
 
     INHERIT(database);
+    INHERIT(read_database);
     INHERIT(base_url);
     INHERIT(callback_allow);
     INHERIT(callback_deny);
@@ -38,6 +41,7 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT(callback_certificate.certificate);
     INHERIT(callback_certificate.key);
     INHERIT(conninfo);
+    INHERIT(read_conninfo);
     INHERIT_INT(notifier);
     INHERIT_INT(pool_min);
     INHERIT_INT(pool_max);
@@ -46,6 +50,8 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     INHERIT(spool);
     merged->spool_size = add->spool ? add->spool_size : base->spool_size;
     INHERIT_INT(key_ttl);
+    INHERIT_INT(stream_timeout);
+    INHERIT_INT(waiters);
     return merged;
 }
 
@@ -106,6 +112,13 @@ int psp_config_key_ttl(const psp_server_config_t *c)
 psp_record_t psp_config_record(const psp_dir_config_t *d)
 {
     return d->record == PSP_UNSET ? PSP_RECORD_CHANGES : (psp_record_t)d->record;
+}
+
+apr_interval_time_t psp_config_stream_timeout(const server_rec *s)
+{
+    int seconds = psp_config_server(s)->stream_timeout;
+
+    return apr_time_from_sec(seconds == PSP_UNSET ? 60 : seconds);
 }
 
 const char *psp_config_user(request_rec *r)

@@ -64,6 +64,42 @@ psp_result_t psp_db_call(psp_db_pool_t *pool, apr_pool_t *p, const char *call, i
                          const char *const *params, apr_interval_time_t timeout,
                          const psp_rows_t **rows);
 
+/* --- Streams: results of any size, a row at a time --- */
+
+typedef struct psp_stream_t psp_stream_t;
+
+typedef struct psp_stream_spec_t {
+    const char *first; /* a call in the stream's transaction, before COPY */
+    int n;
+    const char *const *params;
+    const char *copy; /* COPY (…) TO STDOUT (FORMAT binary), with one column of text or json */
+} psp_stream_spec_t;
+
+/**
+ * Begin a transaction, REPEATABLE READ and READ ONLY, make the first call and start COPY. At most half of a pool's
+ * sessions stream at a time: beyond that the result is 503. The stream is closed with p at the latest.
+ * @param timeout until COPY has started
+ * @param rows of the first call
+ */
+psp_result_t psp_db_stream_open(psp_db_pool_t *pool, apr_pool_t *p, const psp_stream_spec_t *spec,
+                                apr_interval_time_t timeout, const psp_rows_t **rows,
+                                psp_stream_t **stream);
+
+/**
+ * The next row, valid until the next call; the byte after it may be written to.
+ * @param wait how long the server may be silent; 0: do not wait
+ * @return APR_SUCCESS; APR_EAGAIN: nothing there yet (only when not waiting); APR_EOF: that was all, and the server says so;
+ *         anything else: broken off. After the last two the stream is closed.
+ */
+apr_status_t psp_db_stream_next(psp_stream_t *s, char **row, apr_size_t *length,
+                                apr_interval_time_t wait);
+
+/** Why it broke off. */
+const psp_result_t *psp_db_stream_result(const psp_stream_t *s);
+
+/** End it early: its session is closed, which ends its transaction. */
+void psp_db_stream_close(psp_stream_t *s);
+
 /* --- Calls that do not wait, for the notifier's event loop --- */
 
 /** One session with a queue of calls, each finished by a callback, in order. Reconnects by itself with back-off;

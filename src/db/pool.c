@@ -14,11 +14,11 @@
 
 #define PSP_POOL_IDLE apr_time_from_sec(60) /* sessions above the minimum are closed after this */
 
-typedef struct psp_slot_t {
+struct psp_slot_t {
     psp_conn_t conn;
     apr_time_t since; /* last given back */
     struct psp_slot_t *next;
-} psp_slot_t;
+};
 
 struct psp_db_pool_t {
     const char *conninfo;
@@ -29,6 +29,7 @@ struct psp_db_pool_t {
     psp_slot_t *empty; /* not connected */
     int open;          /* sessions not in empty: idle or taken */
     int waiters;
+    int streams, max_streams;
     psp_db_report_fn *report;
     void *baton;
 };
@@ -41,6 +42,7 @@ apr_status_t psp_db_pool_make(psp_db_pool_t **pool, const char *conninfo, int mi
 
     made->conninfo = apr_pstrdup(p, conninfo);
     made->min = min;
+    made->max_streams = max > 1 ? max / 2 : 1; /* calls must not wait for those who read slowly */
     rv = apr_thread_mutex_create(&made->mutex, APR_THREAD_MUTEX_DEFAULT, p);
     if (rv == APR_SUCCESS) {
         rv = apr_thread_cond_create(&made->given, p);
@@ -64,7 +66,7 @@ void psp_db_pool_report(psp_db_pool_t *pool, psp_db_report_fn *report, void *bat
     pool->baton = baton;
 }
 
-static void report(const psp_db_pool_t *pool, psp_db_event_t event, apr_status_t rv,
+void psp_pool_tell(const psp_db_pool_t *pool, psp_db_event_t event, apr_status_t rv,
                    const char *cause)
 {
     if (pool->report) {
@@ -91,7 +93,7 @@ static void push(psp_slot_t **list, psp_slot_t *slot)
 
 /* NULL: all were in use until the deadline. Who comes while others wait waits too, or those might
  * wait for ever. */
-static psp_slot_t *take(psp_db_pool_t *pool, apr_time_t deadline)
+psp_slot_t *psp_slot_take(psp_db_pool_t *pool, apr_time_t deadline)
 {
     psp_slot_t *slot = NULL;
     int waited = 0;
@@ -166,7 +168,7 @@ static void close_expired(psp_db_pool_t *pool, psp_slot_t *expired)
     }
 }
 
-static void give(psp_db_pool_t *pool, psp_slot_t *slot)
+void psp_slot_give(psp_db_pool_t *pool, psp_slot_t *slot)
 {
     psp_slot_t *expired;
 
@@ -224,20 +226,48 @@ static psp_step_t make_ready(psp_db_pool_t *pool, psp_conn_t *c, apr_time_t dead
         if (psp_conn_alive(c)) {
             return PSP_STEP_READY;
         }
-        report(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
+        psp_pool_tell(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
     }
     psp_conn_open(c, pool->conninfo, "pubsubpull");
     step = drive(c, deadline);
     if (step == PSP_STEP_READY) {
-        report(pool, PSP_DB_CONNECTED, APR_SUCCESS, "");
+        psp_pool_tell(pool, PSP_DB_CONNECTED, APR_SUCCESS, "");
     }
     else if (step == PSP_STEP_LATE) {
-        report(pool, PSP_DB_UNREACHABLE, APR_TIMEUP, "the server did not answer in time");
+        psp_pool_tell(pool, PSP_DB_UNREACHABLE, APR_TIMEUP, "the server did not answer in time");
     }
     else {
-        report(pool, PSP_DB_UNREACHABLE, APR_ECONNREFUSED, c->cause);
+        psp_pool_tell(pool, PSP_DB_UNREACHABLE, APR_ECONNREFUSED, c->cause);
     }
     return step;
+}
+
+psp_step_t psp_slot_ready(psp_db_pool_t *pool, psp_slot_t *slot, apr_time_t deadline)
+{
+    return make_ready(pool, &slot->conn, deadline);
+}
+
+psp_conn_t *psp_slot_conn(psp_slot_t *slot)
+{
+    return &slot->conn;
+}
+
+int psp_pool_begin_stream(psp_db_pool_t *pool)
+{
+    int may;
+
+    apr_thread_mutex_lock(pool->mutex);
+    may = pool->streams < pool->max_streams;
+    pool->streams += may;
+    apr_thread_mutex_unlock(pool->mutex);
+    return may;
+}
+
+void psp_pool_end_stream(psp_db_pool_t *pool)
+{
+    apr_thread_mutex_lock(pool->mutex);
+    pool->streams--;
+    apr_thread_mutex_unlock(pool->mutex);
 }
 
 /* Calls on one slot, at most twice: the second time only when the first certainly had no effect. */
@@ -256,20 +286,20 @@ static psp_result_t call_on(psp_db_pool_t *pool, psp_conn_t *c, const psp_statem
         step = drive(c, deadline);
         if (step == PSP_STEP_DONE) {
             if (c->doomed) {
-                report(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
+                psp_pool_tell(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
             }
             result = psp_conn_take(c, p, rows);
             if (c->cause[0]) {
-                report(pool, PSP_DB_FAILED, result.rv, c->cause);
+                psp_pool_tell(pool, PSP_DB_FAILED, result.rv, c->cause);
             }
             return result;
         }
         if (step == PSP_STEP_LATE) {
-            report(pool, PSP_DB_LATE, APR_TIMEUP, statement->text);
+            psp_pool_tell(pool, PSP_DB_LATE, APR_TIMEUP, statement->text);
             c->doomed = 1;
             return psp_result_timeout();
         }
-        report(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
+        psp_pool_tell(pool, PSP_DB_LOST, APR_ECONNRESET, c->cause);
         psp_conn_close(c);
         if (step != PSP_STEP_AGAIN) {
             return psp_result_lost();
@@ -294,12 +324,12 @@ psp_result_t psp_db_call(psp_db_pool_t *pool, apr_pool_t *p, const char *call, i
     if (timeout <= 0) {
         return psp_result_timeout();
     }
-    slot = take(pool, deadline);
+    slot = psp_slot_take(pool, deadline);
     if (!slot) {
-        report(pool, PSP_DB_LATE, APR_TIMEUP, "all sessions of the pool were in use");
+        psp_pool_tell(pool, PSP_DB_LATE, APR_TIMEUP, "all sessions of the pool were in use");
         return psp_result_busy();
     }
     result = call_on(pool, &slot->conn, &statement, deadline, p, rows);
-    give(pool, slot);
+    psp_slot_give(pool, slot);
     return result;
 }

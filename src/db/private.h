@@ -75,6 +75,21 @@ void psp_conn_call(psp_conn_t *c, const psp_statement_t *statement);
 psp_step_t psp_conn_pump(psp_conn_t *c);
 int psp_statement_ms(apr_interval_time_t timeout);
 
+/* pool.c: a session of its own for somebody, for a while. */
+typedef struct psp_slot_t psp_slot_t;
+/** NULL: all were in use until the deadline. */
+psp_slot_t *psp_slot_take(psp_db_pool_t *pool, apr_time_t deadline);
+/** Makes sure that it is connected: READY, LOST or LATE. */
+psp_step_t psp_slot_ready(psp_db_pool_t *pool, psp_slot_t *slot, apr_time_t deadline);
+psp_conn_t *psp_slot_conn(psp_slot_t *slot);
+/** A session that is not idle is closed. */
+void psp_slot_give(psp_db_pool_t *pool, psp_slot_t *slot);
+/** False: as many streams as there may be are under way. */
+int psp_pool_begin_stream(psp_db_pool_t *pool);
+void psp_pool_end_stream(psp_db_pool_t *pool);
+void psp_pool_tell(const psp_db_pool_t *pool, psp_db_event_t event, apr_status_t rv,
+                   const char *cause);
+
 /* rows.c */
 /** The answer of a finished call: rows, owned by p, or the reason why not. */
 psp_result_t psp_conn_take(psp_conn_t *c, apr_pool_t *p, const psp_rows_t **rows);

@@ -186,11 +186,11 @@ static void write_states(psp_metrics_t *m, const psp_rows_t *rows)
 }
 
 /* NULL: it did not answer in time, or lacks our schema. What happened is logged and counted below. */
-static const psp_rows_t *ask_database(request_rec *r)
+static const psp_rows_t *ask_database(psp_call_t *c)
 {
     const psp_rows_t *rows;
-    psp_result_t result = psp_db_call(psp_web_db(), r->pool, "SELECT * FROM pubsubpull.metrics()",
-                                      0, NULL, TIMEOUT, &rows);
+    psp_result_t result = psp_db_call(
+        psp_web_db(c), c->r->pool, "SELECT * FROM pubsubpull.metrics()", 0, NULL, TIMEOUT, &rows);
 
     return result.rv == APR_SUCCESS ? rows : NULL;
 }
@@ -255,7 +255,7 @@ static int get_metrics(psp_call_t *c)
     request_rec *r = c->r;
     psp_metrics_t m = {.to = apr_brigade_create(r->pool, r->connection->bucket_alloc),
                        .openmetrics = wants_openmetrics(r)};
-    const psp_rows_t *rows = ask_database(r);
+    const psp_rows_t *rows = ask_database(c);
     apr_off_t length;
 
     write_build(&m);
@@ -264,7 +264,6 @@ static int get_metrics(psp_call_t *c)
     write_records(&m);
     write_database(&m, rows);
     psp_metrics_end(&m);
-    apr_table_mergen(r->headers_out, "Vary", "Accept");
     apr_table_setn(r->headers_out, "Cache-Control", "private, no-cache");
     ap_set_content_type(r, psp_metrics_type(&m));
     if (apr_brigade_length(m.to, 1, &length) == APR_SUCCESS) {
@@ -276,7 +275,9 @@ static int get_metrics(psp_call_t *c)
     return OK;
 }
 
+static const char *const types[] = {"application/openmetrics-text", "text/plain", NULL};
+
 const psp_route_t psp_metrics_routes[] = {
-    {.pattern = "metrics", .get = get_metrics, .negotiates = 1},
+    {.pattern = "metrics", .get = get_metrics, .types = types},
     {.pattern = NULL},
 };

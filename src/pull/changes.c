@@ -1,28 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* changes.c: the log: of all tables, of one table, of one row. */
-#include "pull/pull.h"
+#include "pull/private.h"
 
 #include <apr_strings.h>
+#include <http_protocol.h>
+
+#include <apr_lib.h>
 
 #include "core/uri_template.h"
 
-static int get_table_changes(psp_call_t *c)
-{
-    const char *params[] = {c->base, c->segments[1], psp_web_query(c, "since"),
-                            psp_web_query(c, "limit")};
+#define WAIT_MAX 60 /* seconds; longer than that, something between client and server gives up */
 
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.table_changes_get($1, $2, $3, $4)", 4,
-                          params);
-}
-
-static int get_row_changes(psp_call_t *c)
-{
-    const char *params[] = {c->base, c->segments[1], c->raw_segments[3], psp_web_query(c, "since"),
-                            psp_web_query(c, "limit")};
-
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.row_changes_get($1, $2, $3, $4, $5)", 5,
-                          params);
-}
+static const char events[] = "text/event-stream";
 
 /* One element of an array in PostgreSQL's text form. */
 static char *quote(apr_pool_t *p, const char *name)
@@ -64,25 +53,120 @@ static const char *readable(psp_call_t *c, const psp_rows_t *names)
                : apr_pstrcat(p, "{", apr_array_pstrcat(p, kept, ','), "}", NULL);
 }
 
-static int get_changes(psp_call_t *c)
+/* Seconds, as the client asks for them: wait=… in the query, or in the header Prefer (RFC 7240). */
+static const char *wanted_wait(psp_call_t *c, int *preferred)
 {
-    const char *params[] = {c->base, psp_web_query(c, "since"), psp_web_query(c, "limit"), NULL};
-    const psp_rows_t *names;
-    psp_result_t result =
-        psp_web_call(c, "SELECT name FROM pubsubpull.logged_names()", 0, NULL, &names);
+    const char *wait = psp_web_query(c, "wait");
+    const char *prefer = apr_table_get(c->r->headers_in, "Prefer");
+    const char *item;
 
-    if (result.rv != APR_SUCCESS) {
-        return psp_web_fail(c->r, &result);
+    *preferred = 0;
+    while (!wait && prefer && (item = ap_get_list_item(c->r->pool, &prefer))) {
+        if (!ap_cstr_casecmpn(item, "wait=", 5) && apr_isdigit(item[5])) {
+            *preferred = 1;
+            return apr_pstrmemdup(c->r->pool, item + 5, strspn(item + 5, "0123456789"));
+        }
     }
-    params[3] = readable(c, names);
-    return psp_web_answer(c, "SELECT * FROM pubsubpull.changes_get($1, $2, $3, $4)", 4, params);
+    return wait;
 }
 
-static const char *const changes_query[] = {"since", "limit", NULL};
+static int parse_wait(psp_call_t *c, apr_interval_time_t *wait, int *answer)
+{
+    int preferred;
+    const char *text = wanted_wait(c, &preferred);
+    apr_int64_t seconds = text ? apr_atoi64(text) : 0;
+
+    if (text && (!*text || text[strspn(text, "0123456789")])) {
+        *answer = psp_web_problem(c->r, HTTP_BAD_REQUEST, "bad-wait",
+                                  "wait is the number of seconds to wait for changes.", 0);
+        return 0;
+    }
+    if (seconds > WAIT_MAX || seconds < 0) {
+        seconds = WAIT_MAX;
+    }
+    *wait = apr_time_from_sec(seconds);
+    if (preferred) {
+        apr_table_setn(c->r->headers_out, "Preference-Applied",
+                       apr_psprintf(c->r->pool, "wait=%d", (int)seconds));
+    }
+    return 1;
+}
+
+/* A page without changes is the one that was found before the wait: its validator is that of the
+ * URL, and its link is as good as a newer one. */
+static int send_page(psp_call_t *c, psp_walk_t *f, apr_interval_time_t wait)
+{
+    apr_time_t deadline = apr_time_now() + wait;
+    psp_result_t result = psp_walk_poll(f);
+    const psp_rows_t *first = psp_walk_rows(f);
+    psp_wake_t why;
+
+    if (result.rv == APR_SUCCESS && wait && !psp_walk_found(f) && !psp_walk_more(f)) {
+        result = psp_walk_await(f, deadline, &why);
+        if (result.rv == APR_SUCCESS && psp_walk_found(f)) {
+            first = psp_walk_rows(f);
+        }
+    }
+    return result.rv == APR_SUCCESS ? psp_web_send(c, first) : psp_pull_fail(c, &result);
+}
+
+static int get_changes(psp_call_t *c)
+{
+    const char *names = NULL;
+    apr_interval_time_t wait;
+    psp_result_t result;
+    int answer;
+
+    c->reads = 1;
+    if (!parse_wait(c, &wait, &answer)) {
+        return answer;
+    }
+    if (c->nsegments <= 2) {
+        const psp_rows_t *rows;
+
+        result = psp_web_call(c, "SELECT name FROM pubsubpull.logged_names()", 0, NULL, &rows);
+        if (result.rv != APR_SUCCESS) {
+            return psp_web_fail(c->r, &result);
+        }
+        names = readable(c, rows);
+    }
+    if (!strcmp(c->type, events)) {
+        const char *last = apr_table_get(c->r->headers_in, "Last-Event-ID");
+
+        return psp_pull_events(c, psp_walk_make(c, names,
+                                                last && *last ? last : psp_web_query(c, "since"),
+                                                NULL, "events"));
+    }
+    if (strcmp(c->type, "application/json") != 0) {
+        return psp_pull_lines(
+            c,
+            psp_walk_make(c, names, psp_web_query(c, "since"), psp_web_query(c, "wait"), "lines"),
+            wait);
+    }
+    return send_page(
+        c, psp_walk_make(c, names, psp_web_query(c, "since"), psp_web_query(c, "wait"), "page"),
+        wait);
+}
+
+static const char *const changes_query[] = {"since", "limit", "on", "request", "wait", NULL};
+static const char *const changes_types[] = {"application/x-ndjson", "application/jsonl", events,
+                                            NULL};
+
+#define ROUTE(path)                                                                                \
+    {                                                                                              \
+        .pattern = path, .get = get_changes, .query = changes_query, .types = changes_types        \
+    }
 
 const psp_route_t psp_pull_change_routes[] = {
-    {.pattern = "changes/", .get = get_changes, .query = changes_query},
-    {.pattern = "tables/*/changes/", .get = get_table_changes, .query = changes_query},
-    {.pattern = "tables/*/rows/*/changes/", .get = get_row_changes, .query = changes_query},
+    ROUTE("changes/"),
+    ROUTE("tables/*/changes/"),
+    ROUTE("tables/*/rows/*/changes/"),
     {.pattern = NULL},
 };
+
+void psp_pull_register_hooks(apr_pool_t *p)
+{
+    psp_seats_register_hooks(p);
+    psp_share_register_hooks(p);
+    psp_watch_register_hooks(p);
+}

@@ -5,6 +5,9 @@
 
 #include "web/web.h"
 
+/** Registers what waiting for changes needs: post_config MIDDLE, child_init MIDDLE. */
+void psp_pull_register_hooks(apr_pool_t *p);
+
 extern const psp_route_t psp_pull_row_routes[];
 extern const psp_route_t psp_pull_change_routes[];
 

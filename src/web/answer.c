@@ -52,6 +52,26 @@ int psp_web_may_get(request_rec *r, const char *path)
     return psp_web_may(r, "GET", path);
 }
 
+/* Filters that compress put their name at the end of an entity tag. The client sends it back so, but
+ * what it means is decided here, before they run. */
+static void strip_codings(request_rec *r)
+{
+    static const char *const codings[] = {"-gzip\"", "-br\"", NULL};
+    const char *sent = apr_table_get(r->headers_in, "If-None-Match");
+    const char *at;
+    int i;
+
+    for (i = 0; sent && codings[i]; i++) {
+        while ((at = strstr(sent, codings[i]))) {
+            sent = apr_pstrcat(r->pool, apr_pstrmemdup(r->pool, sent, (apr_size_t)(at - sent)),
+                               strchr(at, '"'), NULL);
+        }
+    }
+    if (sent) {
+        apr_table_setn(r->headers_in, "If-None-Match", sent);
+    }
+}
+
 /* Only entity tags count: these resources have no Last-Modified. Returns true when the answer is
  * without a body. */
 static int is_conditional(request_rec *r, int *answer)
@@ -67,6 +87,7 @@ static int is_conditional(request_rec *r, int *answer)
                                   0);
         return 1;
     }
+    strip_codings(r);
     if (ap_condition_if_none_match(r, r->headers_out) >= AP_CONDITION_WEAK) {
         r->status = HTTP_NOT_MODIFIED;
         *answer = OK;
@@ -85,7 +106,10 @@ static void set_headers(psp_call_t *c, const psp_rows_t *rows)
     /* Private: what one user may read must not be handed to another by a cache. */
     apr_table_setn(r->headers_out, "Cache-Control", "private, no-cache");
     if (etag) {
-        apr_table_setn(r->headers_out, "ETag", apr_pstrcat(r->pool, "\"", etag, "\"", NULL));
+        int weak = !strncmp(etag, "W/", 2);
+
+        apr_table_setn(r->headers_out, "ETag",
+                       apr_pstrcat(r->pool, weak ? "W/\"" : "\"", etag + 2 * weak, "\"", NULL));
     }
     if (next) {
         apr_table_addn(r->headers_out, "Link",
@@ -97,7 +121,7 @@ static void set_headers(psp_call_t *c, const psp_rows_t *rows)
     }
 }
 
-static int send_row(psp_call_t *c, const psp_rows_t *rows)
+int psp_web_send(psp_call_t *c, const psp_rows_t *rows)
 {
     request_rec *r = c->r;
     const char *status = psp_rows_get(rows, 0, STATUS);
@@ -131,47 +155,55 @@ static int send_row(psp_call_t *c, const psp_rows_t *rows)
     return OK;
 }
 
+static psp_result_t refusal(int http, const char *type, const char *detail)
+{
+    return (psp_result_t){.rv = APR_EGENERAL, .http = http, .type = type, .detail = detail};
+}
+
 /* The function says how the table's name is really spelled. Rules of httpd may be written for that
  * URL only, so they are asked again before it is served under another one. */
-static int answer_canonical(psp_call_t *c, const char *call, int n, const char *const *params,
-                            const char *name)
+static psp_result_t ask_canonical(psp_call_t *c, const char *call, int n, const char **params,
+                                  const char *name, const psp_rows_t **rows)
 {
     apr_pool_t *p = c->r->pool;
-    const char **raw, **again;
-    const psp_rows_t *rows;
+    const char **raw;
     psp_result_t result;
 
     if (c->nsegments <= TABLE_SEGMENT || n <= TABLE_PARAM) {
-        return psp_web_problem(c->r, HTTP_NOT_FOUND, "no-such-table",
-                               apr_pstrcat(p, "Write the name as ", name, ".", NULL), 0);
+        return refusal(HTTP_NOT_FOUND, "no-such-table",
+                       apr_pstrcat(p, "Write the name as ", name, ".", NULL));
     }
     raw = apr_pmemdup(p, c->raw_segments, (apr_size_t)c->nsegments * sizeof(*raw));
     raw[TABLE_SEGMENT] = psp_percent_encode(p, name);
     c->raw_segments = raw;
     if (!psp_web_may(c->r, c->r->method, psp_raw_path(c, c->prefix, c->nsegments))) {
-        return psp_web_problem(c->r, HTTP_FORBIDDEN, "forbidden",
-                               apr_pstrcat(p, "You may not do this with ", name, ".", NULL), 0);
+        return refusal(HTTP_FORBIDDEN, "forbidden",
+                       apr_pstrcat(p, "You may not do this with ", name, ".", NULL));
     }
-    again = apr_pmemdup(p, params, (apr_size_t)n * sizeof(*again));
-    again[TABLE_PARAM] = name;
-    result = psp_web_call(c, call, n, again, &rows);
-    if (result.rv != APR_SUCCESS) {
-        return psp_web_fail(c->r, &result);
+    params[TABLE_PARAM] = name;
+    result = psp_web_call(c, call, n, params, rows);
+    if (result.rv == APR_SUCCESS) {
+        apr_table_setn(c->r->headers_out, "Content-Location",
+                       psp_raw_path(c, c->base, c->nsegments));
     }
-    apr_table_setn(c->r->headers_out, "Content-Location", psp_raw_path(c, c->base, c->nsegments));
-    return send_row(c, rows);
+    return result;
+}
+
+psp_result_t psp_web_ask(psp_call_t *c, const char *call, int n, const char **params,
+                         const psp_rows_t **rows)
+{
+    psp_result_t result = psp_web_call(c, call, n, params, rows);
+
+    return result.http == HTTP_PERMANENT_REDIRECT
+               ? ask_canonical(c, call, n, params, result.detail, rows)
+               : result;
 }
 
 int psp_web_answer(psp_call_t *c, const char *call, int n, const char *const *params)
 {
+    const char **copy = apr_pmemdup(c->r->pool, params, (apr_size_t)n * sizeof(*copy));
     const psp_rows_t *rows;
-    psp_result_t result = psp_web_call(c, call, n, params, &rows);
+    psp_result_t result = psp_web_ask(c, call, n, copy, &rows);
 
-    if (result.rv == APR_SUCCESS) {
-        return send_row(c, rows);
-    }
-    if (result.http == HTTP_PERMANENT_REDIRECT) {
-        return answer_canonical(c, call, n, params, result.detail);
-    }
-    return psp_web_fail(c->r, &result);
+    return result.rv == APR_SUCCESS ? psp_web_send(c, rows) : psp_web_fail(c->r, &result);
 }

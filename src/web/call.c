@@ -16,33 +16,58 @@ APLOG_USE_MODULE(pubsubpull);
 #define POOL_MIN 0
 #define POOL_MAX 8
 
-static psp_db_pool_t *database;      /* made in child_init, before there are threads */
-static volatile apr_uint32_t usable; /* the schema was seen and is ours */
-static volatile apr_uint32_t told;   /* it was not, and the log says so */
+/* Made in child_init, before there are threads. */
+static struct place_t {
+    psp_db_pool_t *database;
+    volatile apr_uint32_t usable; /* the schema was seen and is ours */
+} places[2];
+enum { PRIMARY, STANDBY }; /* without PubSubPullReadDatabase there is only the first */
 
-static void child_init(apr_pool_t *p, server_rec *s)
+static volatile apr_uint32_t told; /* it was not, and the log says so */
+
+psp_db_pool_t *psp_web_pool_make(server_rec *s, const char *conninfo, int min, int max,
+                                 apr_pool_t *p)
 {
-    const psp_server_config_t *c = psp_config_server(s);
-    apr_status_t rv;
+    psp_db_pool_t *pool;
+    apr_status_t rv = psp_db_pool_make(&pool, conninfo, min, max, p);
 
-    if (!c->conninfo) {
-        return;
-    }
-    rv = psp_db_pool_make(&database, c->conninfo, c->pool_min == PSP_UNSET ? POOL_MIN : c->pool_min,
-                          c->pool_max == PSP_UNSET ? POOL_MAX : c->pool_max, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
                      "PSP0303: the pool of database sessions could not be made; resources answer "
                      "503 in this process");
-        database = NULL;
-        return;
+        return NULL;
     }
-    psp_db_pool_report(database, psp_report, s);
+    psp_db_pool_report(pool, psp_report, s);
+    return pool;
 }
 
-psp_db_pool_t *psp_web_db(void)
+static psp_db_pool_t *make(server_rec *s, const char *conninfo, apr_pool_t *p)
 {
-    return database;
+    const psp_server_config_t *c = psp_config_server(s);
+
+    return psp_web_pool_make(s, conninfo, c->pool_min == PSP_UNSET ? POOL_MIN : c->pool_min,
+                             c->pool_max == PSP_UNSET ? POOL_MAX : c->pool_max, p);
+}
+
+static void child_init(apr_pool_t *p, server_rec *s)
+{
+    const psp_server_config_t *c = psp_config_server(s);
+
+    if (!c->conninfo) {
+        return;
+    }
+    places[PRIMARY].database = make(s, c->conninfo, p);
+    places[STANDBY].database = c->read_conninfo ? make(s, c->read_conninfo, p) : NULL;
+}
+
+static struct place_t *place_of(const psp_call_t *c)
+{
+    return &places[c->reads && psp_config_server(c->r->server)->read_conninfo ? STANDBY : PRIMARY];
+}
+
+psp_db_pool_t *psp_web_db(const psp_call_t *c)
+{
+    return place_of(c)->database;
 }
 
 static psp_result_t not_ours(request_rec *r, apr_status_t rv, const char *type, const char *detail)
@@ -61,16 +86,16 @@ static psp_result_t missing(request_rec *r, apr_status_t rv)
 }
 
 /* Asked until the answer is yes, so that an installation is noticed without a restart. */
-static psp_result_t check_schema(request_rec *r)
+static psp_result_t check_schema(request_rec *r, struct place_t *place)
 {
     const psp_rows_t *rows;
     psp_result_t result;
     const char *found;
 
-    if (apr_atomic_read32(&usable)) {
+    if (apr_atomic_read32(&place->usable)) {
         return (psp_result_t){.rv = APR_SUCCESS};
     }
-    result = psp_db_call(database, r->pool, "SELECT pubsubpull.schema_version()", 0, NULL,
+    result = psp_db_call(place->database, r->pool, "SELECT pubsubpull.schema_version()", 0, NULL,
                          PSP_WEB_TIMEOUT, &rows);
     if (result.rv != APR_SUCCESS) {
         return !strcmp(result.type, "database-schema") ? missing(r, result.rv) : result;
@@ -85,25 +110,34 @@ static psp_result_t check_schema(request_rec *r)
                          "the files of this module: " REMEDY,
                          found ? found : "unknown", PSP_SCHEMA_VERSION));
     }
-    apr_atomic_set32(&usable, 1);
+    apr_atomic_set32(&place->usable, 1);
     apr_atomic_set32(&told, 0);
+    return result;
+}
+
+psp_result_t psp_web_call_in(psp_call_t *c, apr_pool_t *p, const char *call, int n,
+                             const char *const *params, const psp_rows_t **rows)
+{
+    struct place_t *place = place_of(c);
+    psp_result_t result = check_schema(c->r, place);
+
+    *rows = NULL;
+
+    if (result.rv != APR_SUCCESS) {
+        return result;
+    }
+    result = psp_db_call(place->database, p, call, n, params, PSP_WEB_TIMEOUT, rows);
+    if (result.rv != APR_SUCCESS && !strcmp(result.type, "database-schema")) {
+        apr_atomic_set32(&place->usable, 0);
+        return missing(c->r, result.rv);
+    }
     return result;
 }
 
 psp_result_t psp_web_call(psp_call_t *c, const char *call, int n, const char *const *params,
                           const psp_rows_t **rows)
 {
-    psp_result_t result = check_schema(c->r);
-
-    if (result.rv != APR_SUCCESS) {
-        return result;
-    }
-    result = psp_db_call(database, c->r->pool, call, n, params, PSP_WEB_TIMEOUT, rows);
-    if (result.rv != APR_SUCCESS && !strcmp(result.type, "database-schema")) {
-        apr_atomic_set32(&usable, 0);
-        return missing(c->r, result.rv);
-    }
-    return result;
+    return psp_web_call_in(c, c->r->pool, call, n, params, rows);
 }
 
 void psp_call_register_hooks(apr_pool_t *p)

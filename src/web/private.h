@@ -17,8 +17,8 @@ int psp_locate(psp_call_t *c, int *answer);
 /** Reads the query and refuses what this resource does not know. */
 int psp_query_read(psp_call_t *c, const psp_route_t *route, int *answer);
 
-/** Can the client take JSON? */
-int psp_negotiate(psp_call_t *c, int *answer);
+/** Chooses c->type among what this resource has and the client can take. */
+int psp_negotiate(psp_call_t *c, const psp_route_t *route, int *answer);
 
 /** Reads the body of a PUT: JSON of at most PSP_WEB_BODY_MAX bytes, within httpd's Timeout. */
 int psp_body_read(psp_call_t *c, int *answer);

@@ -180,7 +180,7 @@ static int handler(request_rec *r)
     if (!psp_locate(c, &answer)) {
         return answer;
     }
-    if (!psp_web_db()) {
+    if (!psp_web_db(c)) {
         return psp_web_problem(r, HTTP_SERVICE_UNAVAILABLE, "not-configured",
                                "This server has no database: the administrator sets "
                                "PubSubPullDatabase.",
@@ -192,7 +192,7 @@ static int handler(request_rec *r)
     if (!(function = choose(r, route))) {
         return other_method(c, route);
     }
-    if ((!route->negotiates && !psp_negotiate(c, &answer)) || !authorize(c, &answer) ||
+    if (!psp_negotiate(c, route, &answer) || !authorize(c, &answer) ||
         !psp_query_read(c, route, &answer) ||
         (r->method_number == M_PUT && !psp_body_read(c, &answer))) {
         return answer;

@@ -79,6 +79,39 @@ END
     return;
 }
 
+# A hot standby of this server, which is restarted for it.
+sub standby {
+    my ($self) = @_;
+    $self->sql([user => 'postgres', db => 'postgres'], "ALTER SYSTEM SET $_")
+        for 'wal_level = replica', 'max_wal_senders = 4', 'hot_standby_feedback = on', 'wal_keep_size = 64';
+    $self->{dbh} = {};
+    $self->restart;
+    my $tmp = tmp_dir();
+    my $standby = bless { dir => "$tmp/pg", socket => "$tmp/s", port => free_port(), bin => $self->{bin}, user => $self->{user}, owner => $$ }, ref $self;
+    mkdir $_ or die "$_: $!" for $standby->{dir}, $standby->{socket};
+    if (defined $self->{user}) {
+        my (undef, undef, $uid, $gid) = getpwnam $self->{user};
+        chown $uid, $gid, @{$standby}{qw(dir socket)};
+    }
+    my $pid = spawn(cmd => ["$self->{bin}/pg_basebackup", '-R', '-c', 'fast', '-h', $self->{socket}, '-p', $self->{port}, '-U', 'postgres', '-D', $standby->{dir}],
+        user => $self->{user}, log => "$standby->{socket}/basebackup.log", cwd => '/');
+    waitpid $pid, 0;
+    die 'pg_basebackup failed: ' . slurp("$standby->{socket}/basebackup.log") if $?;
+    chmod 0700, $standby->{dir};
+    spew("$standby->{dir}/postgresql.conf", slurp("$standby->{dir}/postgresql.conf") . "port = $standby->{port}\nunix_socket_directories = '$standby->{socket}'\n");
+    at_exit(sub { $standby->stop('immediate') if $standby->{owner} == $$ });
+    $standby->launch;
+    return $standby;
+}
+
+# Wait until a standby has all that this server has committed.
+sub wait_for_standby {
+    my ($self, $standby) = @_;
+    my $lsn = $self->sql([user => 'postgres'], 'SELECT pg_current_wal_insert_lsn()');
+    wait_until { $standby->sql([user => 'postgres'], 'SELECT pg_last_wal_replay_lsn() >= $1', $lsn) } 20, 'the standby';
+    return;
+}
+
 sub launch {
     my ($self) = @_;
     $self->{pid} = spawn(
