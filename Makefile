@@ -166,7 +166,7 @@ lint-tidy: # stderr is only the count of what was found in the headers of others
 lint-scripts:
 	sh -n t/lib/install-packages
 	bash -n .ci/run
-	for f in t/lib/PspTest.pm t/lib/PspTest/*.pm t/demo/demo t/*.t t/fault/*.t; do \
+	for f in t/lib/PspTest.pm t/lib/PspTest/*.pm t/lib/PspTest/*/*.pm t/demo/demo t/*.t t/fault/*.t; do \
 	    perl -It/lib -cw "$$f" 2>&1 | grep -v 'syntax OK$$' && exit 1; done; true
 	find t conf -name '*.py' -exec $(PYTHON) -c \
 	    'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' '{}' +
