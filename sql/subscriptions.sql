@@ -194,14 +194,19 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = '
 DECLARE
   s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin);
   d pubsubpull.delivery;
+  those bigint[];
 BEGIN
   IF pubsubpull.check_members(pubsubpull.parse_object(document), '{"state": "pending"}')->'state' IS NULL THEN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "pending": try again.');
   END IF;
-  PERFORM pubsubpull.lock_progress(s.name);
-  UPDATE pubsubpull.delivery q SET state = 'pending', next_at = clock_timestamp(), first_at = NULL, batch = NULL
-  WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure);
-  IF FOUND THEN
+  PERFORM pubsubpull.lock_progress(s.name); -- nothing that one of them has to wait for ends unseen
+  WITH again AS (
+    UPDATE pubsubpull.delivery q SET state = 'pending', next_at = NULL, first_at = NULL, batch = NULL
+    WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure) RETURNING q.change)
+  SELECT array_agg(a.change) INTO those FROM again a;
+  IF those IS NOT NULL THEN
+    UPDATE pubsubpull.delivery q SET next_at = clock_timestamp()
+    WHERE q.subscription = s.id AND q.change = ANY (those) AND NOT pubsubpull.is_blocked(s.id, q.change, q.lane);
     UPDATE pubsubpull.subscription q SET version = nextval('pubsubpull.generation') WHERE q.id = s.id;
   END IF;
   IF failure IS NULL THEN

@@ -65,5 +65,22 @@ kill KILL => $httpd->notifier_pid;
 $receiver->wait_for(2, 10, qr{^/k/2});
 settled('k', 'the rest');
 is(join(' ', map { $_->json->{new}{v} } $receiver->requests(qr{^/k/1})), '51 51 52 53', 'what was parked and then sent is not sent again after a kill');
+$httpd->delete("$url/k", @as);
+
+# Failures of one key that are to be tried again go one after another
+$psp->subscribe('f', { callback => $receiver->url('/f/{id}'), table => 'public.t', retry => { first => 1, max => 1, for => 0 } });
+$receiver->reply(path => '/f/1', status => 500, times => 2);
+for my $n (1, 2) {
+    $pg->sql('UPDATE t SET v = ? WHERE id = 1', 60 + $n);
+    wait_until { $httpd->get("$url/f", @as)->json->{failed} == $n } 10, "$n failures";
+}
+$receiver->forget;
+$receiver->reply(path => '/f/1', delay => 0.5, times => 1);
+$httpd->put("$url/f/failures/", { state => 'pending' }, @as);
+$receiver->wait_for(1);
+sleep 0.2;
+is(scalar $receiver->requests, 1, 'a failure that is tried again has those after it wait');
+settled('f', 'the second');
+is(join(' ', map { $_->json->{new}{v} } $receiver->requests), '61 62', 'in order');
 $httpd->expect_log(qr/PSP0403/);
 finish;
