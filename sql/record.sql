@@ -251,6 +251,17 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.forget_user(text) IS
   'Removes all requests of one user and leaves the changes they made, which keep no more than the request''s id. Returns how many requests that were.';
 
+DO $$ BEGIN
+  IF to_regclass('pubsubpull.request_reads') IS NULL THEN
+    CREATE INDEX request_reads ON pubsubpull.request (started) WHERE status IS NULL AND (method IS NULL OR method = ANY ('{GET,HEAD,OPTIONS}'));
+  END IF;
+END $$;
+CREATE OR REPLACE FUNCTION pubsubpull.awaits_reads() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  SELECT EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')))
+$$;
+COMMENT ON FUNCTION pubsubpull.awaits_reads() IS 'Whether a request that should only have read changed something and is not completed; if not, httpd need not send those.';
+
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
 CREATE OR REPLACE FUNCTION pubsubpull.record_requests(records json, tries int DEFAULT 0) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$

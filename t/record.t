@@ -30,6 +30,9 @@ PubSubPullCapture X-Tenant
     PubSubPullRecord changes
     ProxyPass @{[$service->url('/')]}
 </Location>
+<Location /cgi-bin/reads>
+    PubSubPullRecord changes
+</Location>
 <Location /cgi-bin/insert>
     Require valid-user
 </Location>
@@ -137,6 +140,11 @@ END
     ($answer) = $seen->('GET', '/svc/last');
     $record->($answer->header('X-Request-Id'));
     is($pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.request WHERE path = '/changes/nothing'}), 0, 'with "changes" those that changed nothing are not kept');
+
+    $httpd->cgi('reads', slurp($httpd->dir . '/cgi-bin/insert'));
+    $answer = $httpd->get('/cgi-bin/reads');
+    ($cgi_id) = $answer->body =~ /^id=($id)$/m;
+    is_deeply([@{ $record->($cgi_id) }[0 .. 3]], ['GET', '/cgi-bin/reads', undef, 200], 'those that did are, also where they should only have read');
 
     # Garbage
     for my $garbage ("GARBAGE\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", 'GET /' . 'x' x 9000 . " HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\nBad Header\r\n\r\n", "\r\n\r\n\r\n", "GET http:// HTTP/1.1\r\n\r\n", "POST /svc/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: nonsense\r\n\r\n") {

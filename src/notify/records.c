@@ -5,7 +5,10 @@
  * should this one be killed. When the database does not keep up or is away the ring gets its room back all the
  * same: what is in memory goes to the disk, where there is a spool. Without, memory is the buffer, and when that
  * has its bound, too, the ring fills up and its writers count what they drop. Batches are written one after
- * the other; one that is refused is taken apart. What is on disk takes turns with what is new.
+  * the other; one that is refused is taken apart. What is on disk takes turns with what is new.
+ *
+ * Most requests only read, and of those only what changed something all the same is kept where not all are recorded: the
+ * database is asked whether it waits for any such, and when it does not they need not be sent.
  */
 #include "notify/private.h"
 
@@ -27,6 +30,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define RELIEF_FILL 50                  /* percent of the ring that may wait for the database */
 #define RELIEF_AGE apr_time_from_sec(1) /* while there is none */
 #define MEMORY_MAX (64 * 1024 * 1024)
+#define READS_MAX (16 * BATCH_BYTES)
 #define DRAIN_MAX 4000               /* records in one turn of the loop */
 #define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
 #define QUICK apr_time_from_msec(1)  /* between looks after a request that may have changed data */
@@ -41,7 +45,7 @@ typedef struct batch_t {
     apr_size_t length, room;
     int count;
     enum { RING, MEMORY, DISK } keeper; /* who still has it, should this process die */
-    apr_uint64_t upto;                  /* of the ring */
+    apr_uint64_t from;                  /* in the ring */
     int single; /* being written one by one, this one next; -1: as a whole */
     apr_int64_t since;
     apr_size_t starts[BATCH_RECORDS + 1];
@@ -55,7 +59,10 @@ struct psp_records_t {
     batch_t *replay;                /* read from the spool */
     apr_uint64_t spooled, replayed; /* since it was empty */
     int turn;                       /* whose it is: the spool's */
-    int woken;                      /* the flag of the ring is set: nobody will write to the pipe */
+    batch_t *reads; /* newest first: needed only if the database waits for one of them */
+    apr_size_t reads_bytes;
+    batch_t *asked; /* the database is asked about these */
+    int woken;      /* the flag of the ring is set: nobody will write to the pipe */
     apr_int64_t look_at;
     batch_t *first, *last; /* last is being filled unless it is full */
     apr_size_t bytes;
@@ -125,7 +132,86 @@ static void free_batch(batch_t *b)
     free(b);
 }
 
-static batch_t *open_batch(psp_child_t *c, apr_size_t length)
+static void oldest(const batch_t *b, apr_uint64_t *from)
+{
+    if (b && b->keeper == RING && b->from < *from) {
+        *from = b->from;
+    }
+}
+
+/* Give the ring its room back, up to what nobody else has. */
+static void free_ring(psp_records_t *r)
+{
+    apr_uint64_t upto = r->at;
+    const batch_t *b;
+
+    for (b = r->first; b; b = b->next) {
+        oldest(b, &upto);
+    }
+    for (b = r->reads; b; b = b->next) {
+        oldest(b, &upto);
+    }
+    for (b = r->asked; b; b = b->next) {
+        oldest(b, &upto);
+    }
+    psp_ring_free(r->ring, upto);
+}
+
+static void push(psp_records_t *r, batch_t *b)
+{
+    if (r->last) {
+        r->last->next = b;
+    }
+    else {
+        r->first = b;
+    }
+    r->last = b;
+    r->bytes += b->length;
+}
+
+/* It is gone, wherever it was. */
+static void forget(psp_records_t *r, batch_t *b)
+{
+    if (b->keeper == MEMORY) {
+        psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
+    }
+    free_batch(b);
+    free_ring(r);
+}
+
+/* They are sent as all others. */
+static void push_all(psp_records_t *r, batch_t **list)
+{
+    while (*list) {
+        batch_t *b = *list;
+
+        *list = b->next;
+        b->next = NULL;
+        push(r, b);
+    }
+}
+
+static batch_t *open_reads(psp_child_t *c, apr_size_t length, apr_uint64_t from)
+{
+    psp_records_t *r = c->records;
+    batch_t *b = r->reads;
+
+    if (r->reads_bytes > READS_MAX) {
+        push_all(r, &r->reads); /* nobody answers */
+        r->reads_bytes = 0;
+    }
+    if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b != r->reads) {
+        b = make_batch(c->now);
+        b->from = from;
+        b->since = r->reads ? r->reads->since : c->now;
+        b->next = r->reads;
+        r->reads = b;
+    }
+    r->reads_bytes += length;
+    return b;
+}
+
+static batch_t *open_batch(psp_child_t *c, apr_size_t length, apr_uint64_t from)
 {
     psp_records_t *r = c->records;
     batch_t *b = r->last;
@@ -133,31 +219,10 @@ static batch_t *open_batch(psp_child_t *c, apr_size_t length)
     if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b->single >= 0 ||
         b->keeper != RING || b == r->calling) {
         b = make_batch(c->now);
-        if (r->last) {
-            r->last->next = b;
-        }
-        else {
-            r->first = b;
-        }
-        r->last = b;
+        b->from = from;
+        push(r, b);
     }
     return b;
-}
-
-/* The envelope is an object: our members go in before its last brace. */
-static void append(psp_child_t *c, const psp_record_header_t *h, const char *envelope,
-                   apr_size_t length)
-{
-    char members[160];
-    int n = apr_snprintf(members, sizeof members,
-                         ",\"status\":%d,\"bytes\":%" APR_INT64_T_FMT
-                         ",\"duration\":%" APR_INT64_T_FMT ",\"mode\":%d}",
-                         h->status, h->bytes, h->duration, h->mode);
-    batch_t *b = open_batch(c, length + (apr_size_t)n);
-
-    add(b, envelope, length - 1, members, (apr_size_t)n);
-    b->upto = c->records->at;
-    c->records->bytes += length + (apr_size_t)n;
 }
 
 /* A hint only: these methods hardly change anything, and the feed is polled anyway. */
@@ -170,11 +235,30 @@ static int may_change(const char *envelope)
            strncmp(method, "OPTIONS\"", 8) != 0;
 }
 
+/* The envelope is an object: our members go in before its last brace. */
+static void append(psp_child_t *c, const psp_record_header_t *h, const char *envelope,
+                   apr_size_t length, apr_uint64_t from)
+{
+    char members[160];
+    int n = apr_snprintf(members, sizeof members,
+                         ",\"status\":%d,\"bytes\":%" APR_INT64_T_FMT
+                         ",\"duration\":%" APR_INT64_T_FMT ",\"mode\":%d}",
+                         h->status, h->bytes, h->duration, h->mode);
+    apr_size_t total = length + (apr_size_t)n;
+    int reads = h->mode == PSP_RECORD_CHANGES && !may_change(envelope);
+    batch_t *b = reads ? open_reads(c, total, from) : open_batch(c, total, from);
+    apr_size_t before = b->length;
+
+    add(b, envelope, length - 1, members, (apr_size_t)n);
+    c->records->bytes += reads ? 0 : b->length - before;
+}
+
 static void drain(psp_child_t *c)
 {
     static char buffer[PSP_RING_RECORD_MAX + 1];
     psp_records_t *r = c->records;
     int n = 0, changes = 0;
+    apr_uint64_t from = r->at;
     apr_size_t length;
 
     while (n < DRAIN_MAX && r->bytes < MEMORY_MAX &&
@@ -189,10 +273,11 @@ static void drain(psp_child_t *c)
         buffer[length] = '\0';
         memcpy(&header, buffer, sizeof header);
         changes += may_change(envelope);
-        append(c, &header, envelope, length - sizeof header);
+        append(c, &header, envelope, length - sizeof header, from);
+        from = r->at;
     }
-    if (!r->first) {
-        psp_ring_free(r->ring, r->at); /* what was given up by its writer */
+    if (!r->first && !r->reads && !r->asked) {
+        free_ring(r); /* what was given up by its writer */
     }
     r->look_at = c->now + (n == DRAIN_MAX ? 0 : changes ? QUICK : SLOW);
     if (changes || (r->woken && n == 0)) {
@@ -231,11 +316,7 @@ static void drop_first(psp_child_t *c)
         r->last = NULL;
     }
     r->bytes -= b->length;
-    if (b->keeper == MEMORY) {
-        psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
-    }
-    psp_ring_free(r->ring, r->first ? b->upto : r->at);
-    free_batch(b);
+    forget(r, b);
 }
 
 static void drop(psp_child_t *c, batch_t *b)
@@ -334,6 +415,14 @@ static int spool_batch(psp_child_t *c, batch_t *b)
     return good;
 }
 
+static void keep_in_memory(batch_t *b)
+{
+    if (b && b->keeper == RING) {
+        psp_count(PSP_GAUGE_RECORDS_HELD, b->count);
+        b->keeper = MEMORY;
+    }
+}
+
 /* Give the ring its room back. The batch that is being written stays until that is known, though it is on
  * disk then, too. */
 static void relieve(psp_child_t *c)
@@ -341,16 +430,21 @@ static void relieve(psp_child_t *c)
     psp_records_t *r = c->records;
     batch_t *b, **link = &r->first, *last = NULL;
 
+    for (b = r->reads; b; b = b->next) {
+        keep_in_memory(b);
+    }
+    for (b = r->asked; b; b = b->next) {
+        keep_in_memory(b);
+    }
+
     while ((b = *link) != NULL) {
         if (b->keeper != DISK && psp_spool_room(r->spool, b->length + 1) && spool_batch(c, b)) {
             psp_count(PSP_GAUGE_RECORDS_HELD, b->keeper == MEMORY ? -b->count : 0);
             b->keeper = DISK;
         }
-        else if (b->keeper == RING) {
-            psp_count(PSP_GAUGE_RECORDS_HELD, b->count);
-            b->keeper = MEMORY;
+        else {
+            keep_in_memory(b);
         }
-        psp_ring_free(r->ring, b->upto);
         if (b->keeper == DISK && b != r->calling) {
             *link = b->next;
             r->bytes -= b->length;
@@ -361,22 +455,17 @@ static void relieve(psp_child_t *c)
         link = &b->next;
     }
     r->last = last;
-    if (!r->first) {
-        psp_ring_free(r->ring, r->at);
-    }
+    free_ring(r);
 }
 
 static void relieve_if(psp_child_t *c)
 {
     psp_records_t *r = c->records;
 
-    if (!r->first) {
-        return;
-    }
     if (psp_ring_fill(r->ring) >= RELIEF_FILL) {
         relieve(c);
     }
-    else if (!psp_gate_open(c) && psp_spool_room(r->spool, r->first->length + 1)) {
+    else if (r->first && !psp_gate_open(c) && psp_spool_room(r->spool, r->first->length + 1)) {
         if (c->now - r->first->since >= RELIEF_AGE) {
             relieve(c);
         }
@@ -442,7 +531,7 @@ static void report(psp_child_t *c)
 
 int psp_records_clean(const psp_child_t *c)
 {
-    return !c->records->first && psp_ring_fill(c->records->ring) == 0;
+    return !c->records->first && !c->records->reads && !c->records->asked;
 }
 
 /* Undo append(). */
@@ -476,6 +565,8 @@ void psp_records_leave(psp_child_t *c)
 
     apr_uint64_t before;
 
+    push_all(r, &r->asked);
+    push_all(r, &r->reads);
     do { /* httpd may be stopping, and the ring goes with it */
         before = r->at;
         if (psp_spool_room(r->spool, BATCH_BYTES)) {
@@ -498,6 +589,44 @@ void psp_records_leave(psp_child_t *c)
     }
     r->report_at = 0;
     report(c);
+}
+
+static void answered(void *baton, const psp_result_t *result, const psp_rows_t *rows)
+{
+    psp_child_t *c = baton;
+    psp_records_t *r = c->records;
+    batch_t *list = r->asked;
+    const char *awaited =
+        result->rv == APR_SUCCESS && psp_rows_count(rows) == 1 ? psp_rows_get(rows, 0, 0) : NULL;
+
+    psp_child_again(c);
+    r->asked = NULL;
+    while (awaited && *awaited == 'f' && list) {
+        batch_t *b = list;
+
+        list = b->next;
+        forget(r, b);
+    }
+    push_all(r, &list);
+}
+
+/* After they ended: what they changed was committed before that, as a rule. */
+static void ask(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+
+    if (!r->reads || r->asked) {
+        return;
+    }
+    if (c->now < r->reads->since + BATCH_AGE && !c->stopping) {
+        psp_child_want(c, r->reads->since + BATCH_AGE);
+        return;
+    }
+    r->asked = r->reads;
+    r->reads = NULL;
+    r->reads_bytes = 0;
+    psp_session_send(c->records_db, "SELECT pubsubpull.awaits_reads()", 0, NULL,
+                     PSP_RECORDS_TIMEOUT, answered, c);
 }
 
 /* The next to write, if its time has come: what is new is not to wait for all that is on disk, nor the other way
@@ -536,7 +665,11 @@ void psp_records_step(psp_child_t *c)
     psp_spool_step(c, r->spool);
     psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, BATCH_BYTES));
     report(c);
-    if (r->calling || !psp_gate_open(c) || !psp_session_ready(c->records_db)) {
+    if (!psp_gate_open(c) || !psp_session_ready(c->records_db)) {
+        return;
+    }
+    ask(c);
+    if (r->calling) {
         return;
     }
     if (c->now < r->not_before) {
