@@ -6,6 +6,8 @@
  *   gate.c        is the database there, and is its schema ours?
  *   records.c     ring -> memory -> pubsubpull.record_requests
  *   renew.c       keeps the leases in the database
+ *   batch.c       batches of records, and what they keep in the ring
+ *   relief.c      where they go when the database does not take them
  *   spool.c       records on disk while the database does not take them
  *   keys.c        PubSubPullKey -> the database
  *   lease.c       which subscriptions this child serves; their coming and going

@@ -10,9 +10,8 @@
  * Most requests only read, and of those only what changed something all the same is kept where not all are recorded: the
  * database is asked whether it waits for any such, and when it does not they need not be sent.
  */
-#include "notify/private.h"
+#include "notify/batch.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,58 +19,17 @@
 #include <apr_strings.h>
 #include <http_log.h>
 
-#include "record/record.h"
-
 APLOG_USE_MODULE(pubsubpull);
 
-#define BATCH_RECORDS 500
-#define BATCH_BYTES (512 * 1024)
 #define BATCH_AGE apr_time_from_msec(20)
-#define RELIEF_FILL 50                  /* percent of the ring that may wait for the database */
-#define RELIEF_AGE apr_time_from_sec(1) /* while there is none */
 #define MEMORY_MAX (64 * 1024 * 1024)
-#define READS_MAX (16 * BATCH_BYTES)
+#define READS_MAX (16 * PSP_RECORDS_BYTES)
 #define DRAIN_MAX 4000               /* records in one turn of the loop */
 #define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
 #define QUICK apr_time_from_msec(1)  /* between looks after a request that may have changed data */
 #define SLOW apr_time_from_msec(5)   /* after others */
 #define RETRY apr_time_from_msec(200)
 #define REPORT apr_time_from_sec(60) /* between log lines about dropped records */
-
-/* A JSON array being written; malloc'ed, owned by the list. */
-typedef struct batch_t {
-    struct batch_t *next;
-    char *text;
-    apr_size_t length, room;
-    int count;
-    enum { RING, MEMORY, DISK } keeper; /* who still has it, should this process die */
-    apr_uint64_t from;                  /* in the ring */
-    int single; /* being written one by one, this one next; -1: as a whole */
-    apr_int64_t since;
-    apr_size_t starts[BATCH_RECORDS + 1];
-} batch_t;
-
-struct psp_records_t {
-    psp_ring_t *ring;
-    int wake_fd;
-    apr_uint64_t at; /* in the ring: read up to here */
-    psp_spool_t *spool;
-    batch_t *replay;                /* read from the spool */
-    apr_uint64_t spooled, replayed; /* since it was empty */
-    int turn;                       /* whose it is: the spool's */
-    batch_t *reads; /* newest first: needed only if the database waits for one of them */
-    apr_size_t reads_bytes;
-    batch_t *asked; /* the database is asked about these */
-    int woken;      /* the flag of the ring is set: nobody will write to the pipe */
-    apr_int64_t look_at;
-    batch_t *first, *last; /* last is being filled unless it is full */
-    apr_size_t bytes;
-    batch_t *calling; /* being written */
-    apr_int64_t not_before;
-    apr_uint64_t dropped; /* of the ring, as far as reported */
-    apr_uint64_t refused, refused_reported;
-    apr_int64_t report_at;
-};
 
 psp_records_t *psp_records_make(psp_child_t *c)
 {
@@ -102,106 +60,18 @@ void psp_records_woken(psp_child_t *c)
 
 /* --- From the ring --- */
 
-static batch_t *make_batch(apr_int64_t now)
-{
-    batch_t *b = psp_child_alloc(NULL, sizeof *b);
-
-    memset(b, 0, sizeof *b);
-    b->single = -1;
-    b->since = now;
-    return b;
-}
-
-static void add(batch_t *b, const char *record, apr_size_t length, const char *members,
-                apr_size_t more)
-{
-    if (b->length + length + more + 2 > b->room) {
-        b->room = 2 * (b->length + length + more + 2);
-        b->text = psp_child_alloc(b->text, b->room);
-    }
-    b->text[b->length++] = b->count ? ',' : '[';
-    b->starts[b->count++] = b->length;
-    memcpy(b->text + b->length, record, length);
-    memcpy(b->text + b->length + length, members, more);
-    b->length += length + more;
-}
-
-static void free_batch(batch_t *b)
-{
-    free(b->text);
-    free(b);
-}
-
-static void oldest(const batch_t *b, apr_uint64_t *from)
-{
-    if (b && b->keeper == RING && b->from < *from) {
-        *from = b->from;
-    }
-}
-
-/* Give the ring its room back, up to what nobody else has. */
-static void free_ring(psp_records_t *r)
-{
-    apr_uint64_t upto = r->at;
-    const batch_t *b;
-
-    for (b = r->first; b; b = b->next) {
-        oldest(b, &upto);
-    }
-    for (b = r->reads; b; b = b->next) {
-        oldest(b, &upto);
-    }
-    for (b = r->asked; b; b = b->next) {
-        oldest(b, &upto);
-    }
-    psp_ring_free(r->ring, upto);
-}
-
-static void push(psp_records_t *r, batch_t *b)
-{
-    if (r->last) {
-        r->last->next = b;
-    }
-    else {
-        r->first = b;
-    }
-    r->last = b;
-    r->bytes += b->length;
-}
-
-/* It is gone, wherever it was. */
-static void forget(psp_records_t *r, batch_t *b)
-{
-    if (b->keeper == MEMORY) {
-        psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
-    }
-    free_batch(b);
-    free_ring(r);
-}
-
-/* They are sent as all others. */
-static void push_all(psp_records_t *r, batch_t **list)
-{
-    while (*list) {
-        batch_t *b = *list;
-
-        *list = b->next;
-        b->next = NULL;
-        push(r, b);
-    }
-}
-
-static batch_t *open_reads(psp_child_t *c, apr_size_t length, apr_uint64_t from)
+static psp_batch_t *open_reads(psp_child_t *c, apr_size_t length, apr_uint64_t from)
 {
     psp_records_t *r = c->records;
-    batch_t *b = r->reads;
+    psp_batch_t *b = r->reads;
 
     if (r->reads_bytes > READS_MAX) {
-        push_all(r, &r->reads); /* nobody answers */
+        psp_records_push_all(r, &r->reads); /* nobody answers */
         r->reads_bytes = 0;
     }
-    if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b != r->reads) {
-        b = make_batch(c->now);
+    if (!b || b->count == PSP_RECORDS_COUNT || b->length + length > PSP_RECORDS_BYTES ||
+        b != r->reads) {
+        b = psp_batch_make(c->now);
         b->from = from;
         b->since = r->reads ? r->reads->since : c->now;
         b->next = r->reads;
@@ -211,16 +81,16 @@ static batch_t *open_reads(psp_child_t *c, apr_size_t length, apr_uint64_t from)
     return b;
 }
 
-static batch_t *open_batch(psp_child_t *c, apr_size_t length, apr_uint64_t from)
+static psp_batch_t *open_batch(psp_child_t *c, apr_size_t length, apr_uint64_t from)
 {
     psp_records_t *r = c->records;
-    batch_t *b = r->last;
+    psp_batch_t *b = r->last;
 
-    if (!b || b->count == BATCH_RECORDS || b->length + length > BATCH_BYTES || b->single >= 0 ||
-        b->keeper != RING || b == r->calling) {
-        b = make_batch(c->now);
+    if (!b || b->count == PSP_RECORDS_COUNT || b->length + length > PSP_RECORDS_BYTES ||
+        b->single >= 0 || b->keeper != PSP_IN_RING || b == r->calling) {
+        b = psp_batch_make(c->now);
         b->from = from;
-        push(r, b);
+        psp_records_push(r, b);
     }
     return b;
 }
@@ -246,10 +116,10 @@ static void append(psp_child_t *c, const psp_record_header_t *h, const char *env
                          h->status, h->bytes, h->duration, h->mode);
     apr_size_t total = length + (apr_size_t)n;
     int reads = h->mode == PSP_RECORD_CHANGES && !may_change(envelope);
-    batch_t *b = reads ? open_reads(c, total, from) : open_batch(c, total, from);
+    psp_batch_t *b = reads ? open_reads(c, total, from) : open_batch(c, total, from);
     apr_size_t before = b->length;
 
-    add(b, envelope, length - 1, members, (apr_size_t)n);
+    psp_batch_add(b, envelope, length - 1, members, (apr_size_t)n);
     c->records->bytes += reads ? 0 : b->length - before;
 }
 
@@ -277,7 +147,7 @@ static void drain(psp_child_t *c)
         from = r->at;
     }
     if (!r->first && !r->reads && !r->asked) {
-        free_ring(r); /* what was given up by its writer */
+        psp_records_free_ring(r); /* what was given up by its writer */
     }
     r->look_at = c->now + (n == DRAIN_MAX ? 0 : changes ? QUICK : SLOW);
     if (changes || (r->woken && n == 0)) {
@@ -309,17 +179,17 @@ static void look(psp_child_t *c)
 static void drop_first(psp_child_t *c)
 {
     psp_records_t *r = c->records;
-    batch_t *b = r->first;
+    psp_batch_t *b = r->first;
 
     r->first = b->next;
     if (!r->first) {
         r->last = NULL;
     }
     r->bytes -= b->length;
-    forget(r, b);
+    psp_batch_forget(r, b);
 }
 
-static void drop(psp_child_t *c, batch_t *b)
+static void drop(psp_child_t *c, psp_batch_t *b)
 {
     psp_records_t *r = c->records;
 
@@ -327,17 +197,14 @@ static void drop(psp_child_t *c, batch_t *b)
         drop_first(c);
         return;
     }
-    r->replayed += (apr_uint64_t)b->count;
-    psp_spool_done(r->spool);
-    free_batch(b);
-    r->replay = NULL;
+    psp_records_replayed(r);
 }
 
 static void written(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     psp_child_t *c = baton;
     psp_records_t *r = c->records;
-    batch_t *b = r->calling;
+    psp_batch_t *b = r->calling;
 
     (void)rows;
     psp_child_again(c);
@@ -361,147 +228,18 @@ static void written(void *baton, const psp_result_t *result, const psp_rows_t *r
     }
 }
 
-static const char *text_of(batch_t *b, apr_pool_t *p)
-{
-    apr_size_t start, end;
-
-    if (b->single < 0) {
-        b->text[b->length] = ']';
-        return apr_pstrmemdup(p, b->text, b->length + 1);
-    }
-    start = b->starts[b->single];
-    end = b->single + 1 < b->count ? b->starts[b->single + 1] - 1 : b->length;
-    return apr_pstrcat(p, "[", apr_pstrmemdup(p, b->text + start, end - start), "]", NULL);
-}
-
-static void write_batch(psp_child_t *c, batch_t *b)
+static void write_batch(psp_child_t *c, psp_batch_t *b)
 {
     psp_records_t *r = c->records;
     const char *param;
     apr_pool_t *p;
 
     apr_pool_create(&p, c->p);
-    param = text_of(b, p);
+    param = psp_batch_text(b, p);
     r->calling = b;
     psp_session_send(c->records_db, "SELECT pubsubpull.record_requests($1)", 1, &param,
                      PSP_RECORDS_TIMEOUT, written, c);
     apr_pool_destroy(p);
-}
-
-/* --- To the disk and back --- */
-
-/* A batch as lines: each separator becomes the end of a line. Its records are ASCII without line ends. */
-static int spool_batch(psp_child_t *c, batch_t *b)
-{
-    psp_records_t *r = c->records;
-    int from = b->single < 0 ? 0 : b->single, i;
-    char *text = b->text + b->starts[from];
-    int good;
-
-    for (i = from + 1; i < b->count; i++) {
-        b->text[b->starts[i] - 1] = '\n';
-    }
-    b->text[b->length] = '\n'; /* there is room for the bracket */
-    good = psp_spool_append(r->spool, text, b->length + 1 - b->starts[from]);
-    for (i = from + 1; i < b->count; i++) {
-        b->text[b->starts[i] - 1] = ',';
-    }
-    if (good && !r->spooled) {
-        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
-                     "PSP0427: records of requests go to PubSubPullSpool, the database does not "
-                     "take them");
-    }
-    r->spooled += good ? (apr_uint64_t)b->count : 0;
-    return good;
-}
-
-static void keep_in_memory(batch_t *b)
-{
-    if (b && b->keeper == RING) {
-        psp_count(PSP_GAUGE_RECORDS_HELD, b->count);
-        b->keeper = MEMORY;
-    }
-}
-
-/* Give the ring its room back. The batch that is being written stays until that is known, though it is on
- * disk then, too. */
-static void relieve(psp_child_t *c)
-{
-    psp_records_t *r = c->records;
-    batch_t *b, **link = &r->first, *last = NULL;
-
-    for (b = r->reads; b; b = b->next) {
-        keep_in_memory(b);
-    }
-    for (b = r->asked; b; b = b->next) {
-        keep_in_memory(b);
-    }
-
-    while ((b = *link) != NULL) {
-        if (b->keeper != DISK && psp_spool_room(r->spool, b->length + 1) && spool_batch(c, b)) {
-            psp_count(PSP_GAUGE_RECORDS_HELD, b->keeper == MEMORY ? -b->count : 0);
-            b->keeper = DISK;
-        }
-        else {
-            keep_in_memory(b);
-        }
-        if (b->keeper == DISK && b != r->calling) {
-            *link = b->next;
-            r->bytes -= b->length;
-            free_batch(b);
-            continue;
-        }
-        last = b;
-        link = &b->next;
-    }
-    r->last = last;
-    free_ring(r);
-}
-
-static void relieve_if(psp_child_t *c)
-{
-    psp_records_t *r = c->records;
-
-    if (psp_ring_fill(r->ring) >= RELIEF_FILL) {
-        relieve(c);
-    }
-    else if (r->first && !psp_gate_open(c) && psp_spool_room(r->spool, r->first->length + 1)) {
-        if (c->now - r->first->since >= RELIEF_AGE) {
-            relieve(c);
-        }
-        else {
-            psp_child_want(c, r->first->since + RELIEF_AGE);
-        }
-    }
-}
-
-static void load_replay(psp_child_t *c)
-{
-    static char buffer[BATCH_BYTES];
-    psp_records_t *r = c->records;
-    apr_size_t length = psp_spool_read(r->spool, buffer, sizeof buffer, BATCH_RECORDS);
-    char *line = buffer, *end;
-
-    if (!length) {
-        if (r->replayed) {
-            ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
-                         "PSP0426: all records of requests that were on disk are in the database, "
-                         "%" APR_UINT64_T_FMT " of them",
-                         r->replayed);
-        }
-        r->spooled = r->replayed = 0;
-        return;
-    }
-    r->replay = make_batch(c->now);
-    for (; line < buffer + length; line = end + 1) {
-        end = memchr(line, '\n', (apr_size_t)(buffer + length - line));
-        if (end - line > 2 && *line == '{' && end[-1] == '}') {
-            add(r->replay, line, (apr_size_t)(end - line), "", 0);
-        }
-    }
-    if (!r->replay->count) {
-        drop(c, r->replay);
-    }
 }
 
 static void report(psp_child_t *c)
@@ -534,59 +272,23 @@ int psp_records_clean(const psp_child_t *c)
     return !c->records->first && !c->records->reads && !c->records->asked;
 }
 
-/* Undo append(). */
-static int give_back(psp_ring_t *ring, char *record, apr_size_t length)
-{
-    static char buffer[PSP_RING_RECORD_MAX];
-    psp_record_header_t header = {0};
-    char *members = NULL, *at = record;
-    long long bytes, duration;
-
-    record[length] = '\0';
-    while ((at = strstr(at, ",\"status\":")) != NULL) {
-        members = at++; /* the last is ours */
-    }
-    if (!members || sscanf(members, ",\"status\":%d,\"bytes\":%lld,\"duration\":%lld,\"mode\":%d}",
-                           &header.status, &bytes, &duration, &header.mode) != 4) {
-        return 0;
-    }
-    header.bytes = bytes;
-    header.duration = duration;
-    length = (apr_size_t)(members - record);
-    memcpy(buffer, &header, sizeof header);
-    memcpy(buffer + sizeof header, record, length);
-    buffer[sizeof header + length] = '}';
-    return psp_ring_put(ring, buffer, sizeof header + length + 1) == APR_SUCCESS;
-}
-
 void psp_records_leave(psp_child_t *c)
 {
     psp_records_t *r = c->records;
 
     apr_uint64_t before;
 
-    push_all(r, &r->asked);
-    push_all(r, &r->reads);
+    psp_records_push_all(r, &r->asked);
+    psp_records_push_all(r, &r->reads);
     do { /* httpd may be stopping, and the ring goes with it */
         before = r->at;
-        if (psp_spool_room(r->spool, BATCH_BYTES)) {
+        if (psp_spool_room(r->spool, PSP_RECORDS_BYTES)) {
             drain(c);
-            relieve(c);
+            psp_records_relieve(c);
         }
     } while (r->at != before);
     psp_spool_sync(r->spool);
-    for (; r->first; r->first = r->first->next) {
-        batch_t *b = r->first;
-        int i;
-
-        for (i = b->single < 0 ? 0 : b->single; b->keeper == MEMORY && i < b->count; i++) {
-            apr_size_t end = i + 1 < b->count ? b->starts[i + 1] - 1 : b->length;
-
-            if (!give_back(r->ring, b->text + b->starts[i], end - b->starts[i])) {
-                r->refused++;
-            }
-        }
-    }
+    psp_records_give_back(r);
     r->report_at = 0;
     report(c);
 }
@@ -595,19 +297,19 @@ static void answered(void *baton, const psp_result_t *result, const psp_rows_t *
 {
     psp_child_t *c = baton;
     psp_records_t *r = c->records;
-    batch_t *list = r->asked;
+    psp_batch_t *list = r->asked;
     const char *awaited =
         result->rv == APR_SUCCESS && psp_rows_count(rows) == 1 ? psp_rows_get(rows, 0, 0) : NULL;
 
     psp_child_again(c);
     r->asked = NULL;
     while (awaited && *awaited == 'f' && list) {
-        batch_t *b = list;
+        psp_batch_t *b = list;
 
         list = b->next;
-        forget(r, b);
+        psp_batch_forget(r, b);
     }
-    push_all(r, &list);
+    psp_records_push_all(r, &list);
 }
 
 /* After they ended: what they changed was committed before that, as a rule. */
@@ -631,14 +333,14 @@ static void ask(psp_child_t *c)
 
 /* The next to write, if its time has come: what is new is not to wait for all that is on disk, nor the other way
  * round. */
-static batch_t *next_batch(psp_child_t *c)
+static psp_batch_t *next_batch(psp_child_t *c)
 {
     psp_records_t *r = c->records;
-    batch_t *b = r->first;
+    psp_batch_t *b = r->first;
     apr_int64_t when;
 
     if (!r->replay && !psp_spool_empty(r->spool)) {
-        load_replay(c);
+        psp_records_load_replay(c);
     }
     r->turn = r->replay && !r->turn;
     if (r->turn || (!b && !r->replay)) {
@@ -658,12 +360,12 @@ static batch_t *next_batch(psp_child_t *c)
 void psp_records_step(psp_child_t *c)
 {
     psp_records_t *r = c->records;
-    batch_t *b;
+    psp_batch_t *b;
 
     look(c);
-    relieve_if(c);
+    psp_records_relieve_if(c);
     psp_spool_step(c, r->spool);
-    psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, BATCH_BYTES));
+    psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, PSP_RECORDS_BYTES));
     report(c);
     if (!psp_gate_open(c) || !psp_session_ready(c->records_db)) {
         return;
