@@ -306,7 +306,7 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.cursor_head(pubsubpull.position) IS 'The part of a cursor that is the same for all changes of a batch.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.cursor_text(head text, after_id bigint, secret text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
   SELECT concat(head, '.', after_id, '.', substr(md5(concat(secret, head, '.', after_id)), 1, 10))
 $$;
 COMMENT ON FUNCTION pubsubpull.cursor_text(text, bigint, text) IS 'A cursor: head, last change seen in the batch, check.';
@@ -398,7 +398,7 @@ $$;
 COMMENT ON FUNCTION pubsubpull.change_type("char") IS 'The word for a type of change.';
 
 -- Text of {"column": value, …} for the key of a change. One column of a number type, the common case, is the key's text itself.
--- This and change_json have no SET clause: so the planner puts their bodies in place of the calls.
+-- key_object, cursor_text and change_json have no SET clause and are STABLE, as concat is: so the planner puts their bodies in place of the calls.
 CREATE OR REPLACE FUNCTION pubsubpull.key_members(key text[], row_json json) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT concat('{', string_agg(concat(to_json(k), ':', coalesce((row_json->k)::text, 'null')), ',' ORDER BY n), '}')
@@ -407,7 +407,7 @@ $$;
 COMMENT ON FUNCTION pubsubpull.key_members(text[], json) IS 'The JSON object that holds the key''s columns of a row.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.key_object(key text[], plain text, url_key text, row_json json) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN url_key IS NULL THEN 'null' WHEN plain IS NOT NULL THEN concat(plain, url_key, '}') ELSE pubsubpull.key_members(key, row_json) END
 $$;
 COMMENT ON FUNCTION pubsubpull.key_object(text[], text, text, json) IS 'The JSON object that holds a row''s key.';

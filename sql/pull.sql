@@ -157,11 +157,12 @@ BEGIN
     changes := pubsubpull.cursor_encode(pubsubpull.now_position());
     PERFORM pubsubpull.await_flush();
   END IF;
-  SELECT string_agg(r.row_json::text, ',' ORDER BY r.n) FILTER (WHERE r.kept), (array_agg(r.row_key ORDER BY r.n DESC) FILTER (WHERE r.kept))[1],
+  -- The rows come in order, and aggregates take them as they come.
+  SELECT string_agg(r.row_text, ',') FILTER (WHERE r.kept), (array_agg(r.row_key) FILTER (WHERE r.kept))[count(*) FILTER (WHERE r.kept)],
          count(*) = most OR NOT coalesce(bool_and(r.kept), true)
   INTO page, last_key, cut
-  FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 16000000 AS kept
-        FROM pubsubpull.read_rows(p, after, descending, most, names, true) x) r;
+  FROM (SELECT y.*, sum(octet_length(y.row_text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(y.row_text) < 16000000 AS kept
+        FROM (SELECT x.row_key, x.row_json::text AS row_text FROM pubsubpull.read_rows(p, after, descending, most, names, true) x OFFSET 0) y) r;
   IF cut THEN
     next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields),
                    '&after=', pubsubpull.percent_encode(last_key), '&changes=' || changes);
@@ -169,7 +170,7 @@ BEGIN
   status := 200;
   body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
   -- An older first page with the same rows is as good as a new one: its "changes" begin earlier.
-  etag := CASE WHEN first THEN 'W/' || md5(concat(page)) ELSE md5(body) END;
+  etag := CASE WHEN first THEN concat('W/', hashtextextended(page, 0)) ELSE hashtextextended(body, 0)::text END;
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text, text, text) IS
   'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
@@ -274,21 +275,6 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.feed_some(pubsubpull.position, int[], text, uuid, int) IS
   'As feed, but only the changes of one row of the first table (row_key, as in URLs), or those that one request made in these tables.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.changes_page(p pubsubpull.position, tables int[], row_key text, request uuid, most int, most_bytes bigint, OUT page pubsubpull.change[], OUT more boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF row_key IS NULL AND request IS NULL THEN
-    SELECT f.page, f.more INTO page, more FROM pubsubpull.feed_page(p, tables, most, most_bytes) f;
-    RETURN;
-  END IF;
-  SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true) INTO page, more
-  FROM (SELECT f::pubsubpull.change AS c, f.id,
-               coalesce(sum(coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0))
-                        OVER (ORDER BY f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < most_bytes AS kept
-        FROM pubsubpull.feed_some(p, tables, row_key, request, most) f) x;
-END $$;
-COMMENT ON FUNCTION pubsubpull.changes_page(pubsubpull.position, int[], text, uuid, int, bigint) IS 'feed_page, or the same of feed_some.';
-
 CREATE OR REPLACE FUNCTION pubsubpull.parse_types("on" text) RETURNS "char"[]
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -303,26 +289,31 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that the query parameter on names, as the log has them; empty: all.';
 
 -- As text in the form that was asked for. Line breaks that a value of type json may have between its tokens would end a line.
-CREATE OR REPLACE FUNCTION pubsubpull.changes_text(page pubsubpull.change[], tables int[], types "char"[], base text, form text, head text, OUT body text, OUT n int)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+CREATE OR REPLACE FUNCTION pubsubpull.changes_read(p pubsubpull.position, tables int[], row_key text, request uuid, types "char"[], base text, form text, most int,
+  OUT body text, OUT n int, OUT last_id bigint, OUT more boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
 DECLARE
-  secret text;
+  most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
+  few CONSTANT boolean := row_key IS NOT NULL OR request IS NOT NULL;
+  head CONSTANT text := CASE WHEN form = 'events' THEN pubsubpull.cursor_head(p) END;
+  secret CONSTANT text := CASE WHEN form = 'events' THEN (SELECT l.secret FROM pubsubpull.log l) END;
 BEGIN
-  IF form = 'page' THEN
-    SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id), count(*)
-    INTO body, n FROM unnest(page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE types = '{}' OR c.type = ANY (types);
-    RETURN;
-  END IF;
-  IF form = 'events' THEN
-    SELECT l.secret INTO secret FROM pubsubpull.log l;
-  END IF;
-  SELECT string_agg(concat(CASE WHEN secret IS NOT NULL THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END, replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN secret IS NULL THEN E'\n' ELSE E'\n\n' END), '' ORDER BY c.id), count(*)
-  INTO body, n
-  FROM (SELECT c.id, concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') AS line
-        FROM unnest(page) c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE types = '{}' OR c.type = ANY (types)) c;
+  SELECT string_agg(CASE WHEN form = 'page' THEN c.line
+                         ELSE concat(CASE WHEN form = 'events' THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END,
+                                     replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN form = 'events' THEN E'\n\n' ELSE E'\n' END) END,
+                    CASE WHEN form = 'page' THEN ',' ELSE '' END ORDER BY c.id) FILTER (WHERE c.wanted),
+         count(*) FILTER (WHERE c.wanted), max(c.id) FILTER (WHERE c.kept), count(*) = most OR NOT coalesce(bool_and(c.kept), true)
+  INTO body, n, last_id, more
+  FROM (SELECT f.id, f.kept, f.kept AND (types = '{}' OR f.type = ANY (types)) AS wanted,
+               CASE WHEN f.kept THEN concat(pubsubpull.change_json(f.id, f.type, f.at, f.key, f.old, f.new, f.request, f.channel, t.name_json, t.url, t.key, t.plain, NULL, f.unattributed), '}') END AS line
+        FROM (SELECT l.*, sum(coalesce(octet_length(l.old::text), 0) + coalesce(octet_length(l.new::text), 0)) OVER (ROWS UNBOUNDED PRECEDING)
+                          - coalesce(octet_length(l.old::text), 0) - coalesce(octet_length(l.new::text), 0) < most_bytes AS kept
+              FROM (SELECT * FROM pubsubpull.feed(p, CASE WHEN few THEN '{}' ELSE tables END, most)
+                    UNION ALL SELECT * FROM pubsubpull.feed_some(p, tables, row_key, changes_read.request, most) WHERE few) l) f
+        JOIN pubsubpull.shown_tables(tables, base) t ON t.id = f.table_id) c;
 END $$;
-COMMENT ON FUNCTION pubsubpull.changes_text(pubsubpull.change[], int[], "char"[], text, text, text) IS
-  'Changes as text: page (elements of a JSON array), lines (NDJSON) or events (Server-Sent Events, whose cursors begin with head); and how many there are.';
+COMMENT ON FUNCTION pubsubpull.changes_read(pubsubpull.position, int[], text, uuid, "char"[], text, text, int) IS
+  'The next changes after a position with a batch under way, of one row or request if these are given, as text: page (elements of a JSON array), lines (NDJSON) or events (Server-Sent Events). n: how many; last_id: the last one looked at; more: whether the batch goes on.';
 
 -- Also tables that are not published any more: their log is still there, and still only for those who may read them.
 CREATE OR REPLACE FUNCTION pubsubpull.logged_names() RETURNS TABLE (name text)
@@ -366,7 +357,6 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   most CONSTANT int := pubsubpull.parse_limit("limit");
   types CONSTANT "char"[] := coalesce(pubsubpull.parse_types("on"), '{}');
-  most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
   filters CONSTANT text := concat('&limit=' || "limit", '&on=' || pubsubpull.percent_encode("on"), '&request=' || request, '&wait=' || wait);
   url text := concat(base, '/tables/' || pubsubpull.percent_encode(name));
   p pubsubpull.position;
@@ -397,19 +387,20 @@ BEGIN
     RETURN;
   END IF;
   p := pubsubpull.begin_batch(p, target::pubsubpull.position);
-  SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
-  IF given AND r.page IS NULL THEN -- the cursor stood at the end of its batch
+  SELECT * INTO r FROM pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
+  IF given AND r.last_id IS NULL THEN -- the cursor stood at the end of its batch
     given := false;
     p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
-    SELECT * INTO r FROM pubsubpull.changes_page(p, tables, row_key, request_id, most, most_bytes);
+    SELECT * INTO r FROM pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   END IF;
-  SELECT t.body, t.n INTO body, n FROM pubsubpull.changes_text(r.page, tables, types, base, form, CASE WHEN form = 'events' THEN pubsubpull.cursor_head(p) END) t;
+  body := r.body;
+  n := r.n;
   more := r.more;
   IF form = 'lines' AND "limit" IS NULL THEN -- all of the batch is sent, page by page
     next := pubsubpull.cursor_encode(pubsubpull.end_batch(p));
   END IF;
   IF r.more THEN
-    p.after_id := r.page[cardinality(r.page)].id;
+    p.after_id := r.last_id;
   ELSE
     p := pubsubpull.end_batch(p);
   END IF;
@@ -419,7 +410,7 @@ BEGIN
   IF form = 'page' THEN
     body := concat('{"changes":[', body, '],"next":', to_json(next), ',"more":', to_json(more), '}');
     -- What a batch that is under way holds does not change any more. A page without changes is as good as any other.
-    etag := CASE WHEN more AND given THEN md5(body) WHEN r.page IS NULL AND since IS DISTINCT FROM 'now' THEN 'W/idle-' || md5(concat(since)) END;
+    etag := CASE WHEN more AND given THEN hashtextextended(body, 0)::text WHEN r.last_id IS NULL AND since IS DISTINCT FROM 'now' THEN 'W/idle-' || md5(concat(since)) END;
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text, text, text, text, text, text, text, text) IS

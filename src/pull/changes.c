@@ -152,15 +152,16 @@ static const char *const changes_query[] = {"since", "limit", "on", "request", "
 static const char *const changes_types[] = {"application/x-ndjson", "application/jsonl", events,
                                             NULL};
 
-#define ROUTE(path)                                                                                \
-    {                                                                                              \
-        .pattern = path, .get = get_changes, .query = changes_query, .types = changes_types        \
-    }
-
 const psp_route_t psp_pull_change_routes[] = {
-    ROUTE("changes/"),
-    ROUTE("tables/*/changes/"),
-    ROUTE("tables/*/rows/*/changes/"),
+    {.pattern = "changes/", .get = get_changes, .query = changes_query, .types = changes_types},
+    {.pattern = "tables/*/changes/",
+     .get = get_changes,
+     .query = changes_query,
+     .types = changes_types},
+    {.pattern = "tables/*/rows/*/changes/",
+     .get = get_changes,
+     .query = changes_query,
+     .types = changes_types},
     {.pattern = NULL},
 };
 

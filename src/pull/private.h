@@ -31,7 +31,7 @@ typedef enum {
 void psp_watch_register_hooks(apr_pool_t *p);
 /** Begins to watch these tables (an array as PostgreSQL writes it) until r ends; 503 when too many
  * wait. Whoever joined polls before it waits. */
-psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **w);
+psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **waiter);
 /** Before each poll: what is news from now on. *target is the position up to which to read, or NULL;
  * it is valid until the next call. Returns the number of the tick that made it. */
 apr_uint32_t psp_watch_arm(psp_waiter_t *w, const char **target);

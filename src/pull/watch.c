@@ -287,17 +287,17 @@ static apr_status_t leave(void *baton)
     return APR_SUCCESS;
 }
 
-psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **made)
+psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **waiter)
 {
     psp_waiter_t *w = apr_pcalloc(r->pool, sizeof(*w));
-    apr_status_t rv;
+    apr_status_t rv = APR_EBUSY;
 
     w->r = r;
     w->tables = parse_ints(r->pool, tables, &w->ntables);
     if (!watch.mutex || apr_thread_cond_create(&w->cond, r->pool) != APR_SUCCESS ||
         apr_pool_create(&w->turn, r->pool) != APR_SUCCESS || !psp_seat_take(r->server)) {
         return (psp_result_t){
-            .rv = APR_EBUSY,
+            .rv = rv,
             .http = HTTP_SERVICE_UNAVAILABLE,
             .type = "too-many-wait",
             .detail =
@@ -313,7 +313,7 @@ psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **m
     apr_thread_cond_signal(watch.wanted);
     apr_thread_mutex_unlock(watch.mutex);
     apr_pool_cleanup_register(r->pool, w, leave, apr_pool_cleanup_null);
-    *made = w;
+    *waiter = w;
     if (rv != APR_SUCCESS) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, rv, r,
                       "PSP0333: the thread that watches for changes could not be started");

@@ -61,15 +61,16 @@ static void strip_codings(request_rec *r)
     const char *at;
     int i;
 
-    for (i = 0; sent && codings[i]; i++) {
+    if (!sent) {
+        return;
+    }
+    for (i = 0; codings[i]; i++) {
         while ((at = strstr(sent, codings[i]))) {
             sent = apr_pstrcat(r->pool, apr_pstrmemdup(r->pool, sent, (apr_size_t)(at - sent)),
                                strchr(at, '"'), NULL);
         }
     }
-    if (sent) {
-        apr_table_setn(r->headers_in, "If-None-Match", sent);
-    }
+    apr_table_setn(r->headers_in, "If-None-Match", sent);
 }
 
 /* Only entity tags count: these resources have no Last-Modified. Returns true when the answer is
