@@ -92,8 +92,6 @@ CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, ids int[], epo
   OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
-DECLARE
-  taken int[];
 BEGIN
   WITH shares AS MATERIALIZED (
     SELECT greatest(h.share - h.held, 0) AS most FROM pubsubpull.notify_shares(notifier) h
@@ -103,14 +101,12 @@ BEGIN
       AND NOT EXISTS (SELECT FROM pubsubpull.notifier n WHERE n.id = q.holder AND n.alive_until > clock_timestamp())
     ORDER BY q.subscription LIMIT (SELECT most FROM shares)
     FOR UPDATE OF q SKIP LOCKED
-  ), took AS (
-    UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1
-    WHERE g.subscription = ANY (ARRAY(SELECT subscription FROM free)) RETURNING g.subscription)
-  SELECT array_agg(subscription) INTO taken FROM took;
-  IF taken IS NOT NULL THEN -- what the holder before had fetched to try and did not try is due
-    UPDATE pubsubpull.delivery d SET next_at = clock_timestamp()
-    WHERE d.state = 'pending' AND d.subscription = ANY (taken) AND d.next_at > clock_timestamp() AND d.attempts = 0;
-  END IF;
+  )
+  UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1 WHERE g.subscription = ANY (ARRAY(SELECT subscription FROM free));
+  -- What was fetched to be tried and was not, by a holder before or before the subscription changed, is due.
+  UPDATE pubsubpull.delivery d SET next_at = clock_timestamp(), claimed = false
+  WHERE d.state = 'pending' AND d.claimed AND d.subscription = ANY (ARRAY(
+    SELECT g.subscription FROM pubsubpull.progress g WHERE g.holder = notifier AND g.subscription <> ALL (ids)));
   FOR id IN SELECT k FROM unnest(ids) k
             WHERE NOT EXISTS (SELECT FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription
                               WHERE g.subscription = k AND g.holder = notifier AND s.state = 'active') LOOP
@@ -178,7 +174,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $
   WHERE s.id = park.subscription AND s.latest AND d.subscription = park.subscription AND d.lane = park.lane AND d.state = 'pending' AND d.change < park.change
     AND d.next_at IS NULL AND d.batch IS NULL;
   INSERT INTO pubsubpull.delivery (subscription, change, lane, row_key) VALUES (subscription, change, lane, row_key)
-  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = 0, next_at = NULL, first_at = NULL, batch = NULL -- replayed after it was given up
+  ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = 0, next_at = NULL, first_at = NULL, batch = NULL, claimed = false -- replayed after it was given up
   WHERE delivery.state = 'failed'
 $$;
 COMMENT ON FUNCTION pubsubpull.park(int, bigint, text, text) IS 'Puts a delivery behind others of its lane; it is sent when its turn comes.';
@@ -379,21 +375,22 @@ BEGIN
     AND NOT EXISTS (SELECT FROM pubsubpull.delivery b WHERE b.subscription = d.subscription AND b.lane IS NULL AND b.state = 'pending' AND b.change BETWEEN d.change AND w.change);
   IF newest IS NOT NULL AND d.batch IS NULL THEN
     DELETE FROM pubsubpull.delivery w WHERE w.subscription = d.subscription AND w.lane = d.lane AND w.state = 'pending' AND w.batch IS NULL AND w.change >= d.change AND w.change < newest;
-    UPDATE pubsubpull.delivery w SET attempts = d.attempts, next_at = d.next_at, first_at = d.first_at, last_at = d.last_at, status = d.status, error = d.error
+    UPDATE pubsubpull.delivery w SET attempts = d.attempts, next_at = d.next_at, claimed = d.claimed, first_at = d.first_at, last_at = d.last_at, status = d.status, error = d.error
     WHERE w.subscription = d.subscription AND w.change = newest RETURNING w.* INTO d;
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.overtake(pubsubpull.delivery) IS 'The newest delivery of the lane that may be made instead of this one, which it replaces; or this one.';
 
 -- One of a batch has the time of the next try; when it goes its own way another must have it.
-CREATE OR REPLACE FUNCTION pubsubpull.hand_on(subscription int, batch bigint, next_at timestamptz) RETURNS void
+DROP FUNCTION IF EXISTS pubsubpull.hand_on(int, bigint, timestamptz); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.hand_on(subscription int, batch bigint, next_at timestamptz, claimed boolean) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-  UPDATE pubsubpull.delivery d SET next_at = hand_on.next_at
+  UPDATE pubsubpull.delivery d SET next_at = hand_on.next_at, claimed = hand_on.claimed
   WHERE d.subscription = hand_on.subscription AND d.state = 'pending'
     AND d.change = (SELECT min(w.change) FROM pubsubpull.delivery w WHERE w.subscription = hand_on.subscription AND w.batch = hand_on.batch AND w.state = 'pending')
     AND NOT EXISTS (SELECT FROM pubsubpull.delivery w WHERE w.subscription = hand_on.subscription AND w.batch = hand_on.batch AND w.state = 'pending' AND w.next_at IS NOT NULL)
 $$;
-COMMENT ON FUNCTION pubsubpull.hand_on(int, bigint, timestamptz) IS 'Gives what is left of a batch the time of its next try.';
+COMMENT ON FUNCTION pubsubpull.hand_on(int, bigint, timestamptz, boolean) IS 'Gives what is left of a batch the time of its next try.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.disband(subscription int, batch bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -401,7 +398,7 @@ DECLARE
   those bigint[];
 BEGIN
   WITH d AS (
-    UPDATE pubsubpull.delivery q SET batch = NULL, next_at = NULL
+    UPDATE pubsubpull.delivery q SET batch = NULL, next_at = NULL, claimed = false
     WHERE q.subscription = disband.subscription AND q.batch = disband.batch AND q.state = 'pending' RETURNING q.change)
   SELECT array_agg(d.change) INTO those FROM d;
   UPDATE pubsubpull.delivery q SET next_at = clock_timestamp()
@@ -444,7 +441,7 @@ DECLARE
   gone bigint;
 BEGIN
   FOR claimed IN
-    UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond'
+    UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond', claimed = true
     FROM pubsubpull.subscription s, pubsubpull.published p
     WHERE s.id = q.subscription AND p.id = s.table_id AND (q.subscription, q.change) IN (
       SELECT w.subscription, w.change FROM pubsubpull.delivery w
@@ -495,7 +492,7 @@ BEGIN
       END IF;
     END LOOP;
     IF d.batch IS NOT NULL THEN
-      PERFORM pubsubpull.hand_on(d.subscription, d.batch, d.next_at);
+      PERFORM pubsubpull.hand_on(d.subscription, d.batch, d.next_at, true);
     END IF;
   END LOOP;
 END $$;
@@ -559,7 +556,7 @@ BEGIN
           (report->>'status')::int, left(report->>'error', 2000), (report->>'batch')::bigint)
   ON CONFLICT (subscription, change) DO UPDATE SET state = 'pending', attempts = excluded.attempts, next_at = excluded.next_at,
     first_at = CASE WHEN q.state = 'failed' THEN excluded.first_at ELSE coalesce(q.first_at, excluded.first_at) END,
-    last_at = excluded.last_at, status = excluded.status, error = excluded.error, batch = excluded.batch
+    last_at = excluded.last_at, status = excluded.status, error = excluded.error, batch = excluded.batch, claimed = false
   RETURNING * INTO d;
   -- Later ones may have had their turn while this was not known to fail. Two look-ups in the index, where OR would scan.
   UPDATE pubsubpull.delivery q SET next_at = NULL
@@ -575,7 +572,7 @@ BEGIN
     UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 WHERE g.subscription = s.id;
     PERFORM pubsubpull.promote(s.id, own_lane);
     IF d.batch IS NOT NULL AND d.next_at IS NOT NULL THEN
-      PERFORM pubsubpull.hand_on(s.id, d.batch, d.next_at);
+      PERFORM pubsubpull.hand_on(s.id, d.batch, d.next_at, false);
     END IF;
   END IF;
   IF (report->>'gone')::boolean THEN

@@ -253,7 +253,7 @@ BEGIN
   UPDATE pubsubpull.progress g SET given_up = g.given_up + 1 WHERE g.subscription = give_up.subscription;
   PERFORM pubsubpull.promote(subscription, was.lane);
   IF was.batch IS NOT NULL AND was.next_at IS NOT NULL THEN
-    PERFORM pubsubpull.hand_on(subscription, was.batch, was.next_at);
+    PERFORM pubsubpull.hand_on(subscription, was.batch, was.next_at, was.claimed);
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.give_up(int, bigint) IS 'Makes a pending delivery a failure because its change is not kept any more.';

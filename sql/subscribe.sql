@@ -92,7 +92,7 @@ CREATE TABLE IF NOT EXISTS pubsubpull.delivery (
 ) WITH (fillfactor = 70);
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.delivery'::regclass AND attname = 'batch') THEN
-    ALTER TABLE pubsubpull.delivery ADD COLUMN batch bigint;
+    ALTER TABLE pubsubpull.delivery ADD COLUMN batch bigint, ADD COLUMN claimed boolean NOT NULL DEFAULT false;
     CREATE INDEX delivery_batch ON pubsubpull.delivery (subscription, batch, change) WHERE batch IS NOT NULL;
   END IF;
 END $$;
@@ -105,6 +105,7 @@ COMMENT ON TABLE pubsubpull.delivery IS 'Deliveries that did not succeed at once
 COMMENT ON COLUMN pubsubpull.delivery.lane IS 'Deliveries of one lane go one after another (the row''s key); NULL: after all before it and before all after it';
 COMMENT ON COLUMN pubsubpull.delivery.row_key IS 'For rows that existed when the subscription began: the key; NULL for changes';
 COMMENT ON COLUMN pubsubpull.delivery.next_at IS 'When it is tried next; NULL: waits for an earlier one, or goes with another of its batch';
+COMMENT ON COLUMN pubsubpull.delivery.claimed IS 'A notifier has fetched it to try it; should it not say what came of it, next_at is when another one may';
 COMMENT ON COLUMN pubsubpull.delivery.batch IS 'Those that failed in one PUT are tried again in one: the number of the first';
 
 CREATE OR REPLACE FUNCTION pubsubpull.check_callback(callback text) RETURNS void

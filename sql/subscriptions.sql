@@ -201,7 +201,7 @@ BEGIN
   END IF;
   PERFORM pubsubpull.lock_progress(s.name); -- nothing that one of them has to wait for ends unseen
   WITH again AS (
-    UPDATE pubsubpull.delivery q SET state = 'pending', next_at = NULL, first_at = NULL, batch = NULL
+    UPDATE pubsubpull.delivery q SET state = 'pending', next_at = NULL, first_at = NULL, batch = NULL, claimed = false
     WHERE q.subscription = s.id AND q.state = 'failed' AND (failure IS NULL OR q.change::text = failure) RETURNING q.change)
   SELECT array_agg(a.change) INTO those FROM again a;
   IF those IS NOT NULL THEN
