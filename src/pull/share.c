@@ -86,13 +86,18 @@ static void sweep(apr_uint32_t tick)
     }
 }
 
+/* A failure is shared by those who waited for it, and by nobody who comes later. */
 static psp_answer_t *find(const char *key, apr_uint32_t tick)
 {
     psp_answer_t *a;
 
-    for (a = answers; a && (a->tick != tick || strcmp(a->key, key) != 0); a = a->next) {
+    for (a = answers; a; a = a->next) {
+        if (a->tick == tick && (!a->done || a->shared.result.rv == APR_SUCCESS) &&
+            !strcmp(a->key, key)) {
+            return a;
+        }
     }
-    return a;
+    return NULL;
 }
 
 psp_shared_t *psp_share_call(psp_call_t *c, apr_uint32_t tick, const char *call, int n,
