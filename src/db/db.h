@@ -23,6 +23,13 @@ apr_size_t psp_rows_length(const psp_rows_t *rows, int row, int column);
  * password. Connects to nothing. */
 const char *psp_db_check_conninfo(apr_pool_t *p, const char *conninfo);
 
+/* --- Connections of others, which libpq made as well (PGconn *) --- */
+
+/** Set pubsubpull.request for the session; a transaction that somebody left open is rolled back first.
+ * @return 0: the connection cannot be used any more, and its owner will notice */
+int psp_db_tell(void *connection, const char *envelope, apr_interval_time_t timeout);
+int psp_db_in_transaction(void *connection);
+
 /* --- What happened, for the log: results speak to clients and tell nothing of hosts, roles and SQL --- */
 
 typedef enum {

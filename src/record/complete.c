@@ -117,5 +117,6 @@ void psp_record_register_hooks(apr_pool_t *p)
     psp_carry_register_hooks(p);
     psp_require_register_hooks(p);
     psp_respond_register_hooks(p);
+    psp_dbd_register_hooks(p);
     psp_complete_register_hooks(p);
 }

@@ -55,6 +55,7 @@ void psp_queue_register_hooks(apr_pool_t *p);
 void psp_carry_register_hooks(apr_pool_t *p);
 void psp_respond_register_hooks(apr_pool_t *p);
 void psp_require_register_hooks(apr_pool_t *p);
+void psp_dbd_register_hooks(apr_pool_t *p);
 void psp_complete_register_hooks(apr_pool_t *p);
 
 #endif

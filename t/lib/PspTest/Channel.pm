@@ -48,7 +48,7 @@ sub table {
 
 # check($psp, path => '/flask', …): path is where httpd serves the service, direct its own URL.
 #   channel => how the trigger knows the request, default 'setting'; clients, seconds: of the load;
-#   only => [names of resources]: those that the service has; headers => 0: it can be reached by programs only.
+#   only => [names of resources]: those that the service has; stateless => 1: it has no resource /session.
 sub check {
     my ($psp, %o) = @_;
     my $self = bless { psp => $psp, channel => 'setting', clients => 8, seconds => 3, sent => [],
