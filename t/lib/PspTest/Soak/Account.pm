@@ -4,7 +4,7 @@ package PspTest::Soak::Account;
 use strict;
 use warnings;
 use Test::More ();
-use PspTest::Util qw(slurp json wait_until);
+use PspTest::Util qw(slurp wait_until slow);
 
 my $shown = 20;    # most lines of each kind of mistake
 
@@ -269,7 +269,7 @@ sub nothing_grows {
     }
     for my $pid (map { $_->notifier_pids } @{ $self->{servers} }) {
         my $usage = PspTest::Soak::Faults::usage($pid);
-        push @grown, "notifier $pid: $usage->{files} files, $usage->{kb} kB" if $usage->{files} > 200 || $usage->{kb} > 100_000;
+        push @grown, "notifier $pid: $usage->{files} files, $usage->{kb} kB" if $usage->{files} > 200 || $usage->{kb} > 100_000 * slow();
         Test::More::note("notifier $pid: $usage->{files} files, $usage->{kb} kB");
     }
     none('descriptors and memory do not grow', @grown);
