@@ -147,7 +147,7 @@ sub judge {
     my %changes;
     wait_until {    # where only the id goes with the change httpd writes the request, when it has ended
         !$pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.change c WHERE c.id > $1 AND c.request IS NOT NULL
-            AND NOT EXISTS (SELECT FROM pubsubpull.request r WHERE r.id = c.request)}, $before)
+            AND NOT EXISTS (SELECT FROM pubsubpull.request r WHERE r.id = c.request AND r.claimed IS NULL)}, $before)
     } 10, 'the requests of all changes to be recorded';
     push @{ $changes{ $_->[0] } }, [@$_[1 .. 4]] for @{ $pg->rows([user => 'pubsubpull'],
         q{SELECT c.new->>'name', c.request, r."user", c.channel, r.agent
