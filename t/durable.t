@@ -112,7 +112,7 @@ $pg->stop('immediate');
 $n = load('/full', 2, 5, 100, long => 1500);
 $n += load('/full', 1, 1, 100, long => 1500) while $n < 2000 || spooled() == 0;
 cmp_ok(spooled(), '<=', 1024 * 1024, 'the spool keeps its size');
-wait_until { $httpd->put('/must/full', {})->status == 503 } 10, 'what has to be recorded to be refused';
+wait_until { $httpd->put('/must/until', {})->status == 503 } 10, 'what has to be recorded to be refused';
 my $answer = $httpd->put('/must/full', {});
 is($answer->header('Content-Type'), 'application/problem+json', 'as a problem');
 is($answer->json->{type}, 'urn:pubsubpull:problem:not-recorded', 'of its own type');
