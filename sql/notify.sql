@@ -105,8 +105,11 @@ BEGIN
   UPDATE pubsubpull.progress g SET holder = notifier, epoch = g.epoch + 1 WHERE g.subscription = ANY (ARRAY(SELECT subscription FROM free));
   -- What was fetched to be tried and was not, by a holder before or before the subscription changed, is due.
   UPDATE pubsubpull.delivery d SET next_at = clock_timestamp(), claimed = false
-  WHERE d.state = 'pending' AND d.claimed AND d.subscription = ANY (ARRAY(
-    SELECT g.subscription FROM pubsubpull.progress g WHERE g.holder = notifier AND g.subscription <> ALL (ids)));
+  WHERE (d.subscription, d.change) IN (
+    SELECT q.subscription, q.change FROM pubsubpull.delivery q
+    WHERE q.state = 'pending' AND q.next_at IS NOT NULL AND q.claimed AND q.subscription = ANY (ARRAY(
+      SELECT g.subscription FROM pubsubpull.progress g WHERE g.holder = notifier AND g.subscription <> ALL (ids)))
+    FOR UPDATE OF q SKIP LOCKED);
   FOR id IN SELECT k FROM unnest(ids) k
             WHERE NOT EXISTS (SELECT FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription
                               WHERE g.subscription = k AND g.holder = notifier AND s.state = 'active') LOOP
@@ -646,9 +649,11 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.notify_leave(uuid) IS 'A notifier is going away.';
 
+-- In the order in which notify_save locks, so that there is no deadlock.
 CREATE OR REPLACE FUNCTION pubsubpull.notify_release(notifier uuid) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  UPDATE pubsubpull.progress g SET holder = NULL WHERE g.holder = notifier;
+  UPDATE pubsubpull.progress g SET holder = NULL
+  WHERE g.subscription = ANY (ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.holder = notifier ORDER BY q.subscription FOR UPDATE));
   DELETE FROM pubsubpull.notifier n WHERE n.id = notifier;
 $$;
 COMMENT ON FUNCTION pubsubpull.notify_release(uuid) IS 'Gives back what a notifier held that is gone, at the word of its successor.';

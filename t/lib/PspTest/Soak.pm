@@ -123,7 +123,7 @@ sub load {
             my $writer = $make->();
             until ($self->stopping) {
                 $writer->transaction;
-                sleep rand 0.06;
+                sleep rand 0.3;
             }
         });
     }
@@ -191,7 +191,7 @@ sub client {
     until ($self->stopping) {
         my $answer = $self->any_server->put('/service/tx', {}, user => 'alice');
         print {$out} join("\t", $answer->header('X-Request-Id') // '-', $answer->status, $answer->body =~ /^(w[\d-]+)$/ ? $1 : '-', time), "\n";
-        sleep rand 0.1;
+        sleep rand 0.3;
     }
     return;
 }
@@ -248,7 +248,7 @@ sub settle {
             } sort keys %{ $self->{subscriptions} };
             $quiet = $state eq '' && !$self->writing ? $quiet + 1 : 0;
             $quiet >= 3
-        } 120, 'all deliveries';
+        } 120 + $self->{seconds} / 2, 'all deliveries';
         1;
     } or Test::More::fail("everything is delivered in the end: $state"), $self->show_stuck;
     $self->touch('last');

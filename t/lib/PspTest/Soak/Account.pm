@@ -279,16 +279,16 @@ sub nothing_grows {
 sub nothing_stays {
     my ($self) = @_;
     $self->stop_load;
-    $self->random_notifier;
     $_->stop for @{ $self->{servers} };
+    my $ours = join '|', map { quotemeta $_->dir } @{ $self->{servers} };
     my @left;
-    eval { wait_until { !(@left = grep { (PspTest::Soak::Faults::command_line($_)) =~ /apache2|httpd/ } keys %{ $self->{notifiers} }) } 3; 1 };
-    none('no notifier is left', @left);
+    eval { wait_until { !(@left = grep { PspTest::Soak::Faults::command_line($_) =~ /$ours/ } map { m{(\d+)} } glob '/proc/[0-9]*') } 3; 1 };
+    none('no process of theirs is left', @left);
     my $sessions = [];
     eval { wait_until { !@{ $sessions = $self->{pg}->rows([user => 'postgres'], q{SELECT application_name, state, query FROM pg_stat_activity WHERE usename = 'pubsubpull' AND application_name LIKE 'pubsubpull%'}) } } 5; 1 };
     none('no session of theirs is left', map { join ' ', map { $_ // '' } @$_ } @$sessions);
     none('nothing in the logs tells of a mistake', map { bad_lines($_->output) } @{ $self->{servers} });
-    none('nor in that of PostgreSQL', grep { /pubsubpull@/ && /ERROR|PANIC|FATAL/ && !/terminating connection|connection to client lost|the database system is|not yet accepting/ } split /\n/, $self->{pg}->log);
+    none('nor in that of PostgreSQL', grep { /pubsubpull@/ && /ERROR|PANIC|FATAL/ && !/terminating connection|connection to client lost|statement timeout|the database system is|not yet accepting/ } split /\n/, $self->{pg}->log);
     return;
 }
 

@@ -67,7 +67,6 @@ sub mend {
 sub random_notifier {
     my ($self) = @_;
     my @pids = map { $_->notifier_pids } @{ $self->{servers} };
-    $self->{notifiers}{$_} = 1 for @pids;
     return $pids[rand @pids];
 }
 
@@ -158,7 +157,6 @@ sub graceful { my ($self) = @_; $self->any_server->graceful; return }
 sub server_restarted {
     my ($self) = @_;
     my $server = $self->any_server;
-    $self->{notifiers}{$_} = 1 for $server->notifier_pids;
     $server->stop;
     sleep rand 2;
     $server->launch;

@@ -107,19 +107,19 @@ sub plain {
         $self->returned($dbh, 'plain', q{INSERT INTO plain VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET v = excluded.v
             RETURNING CASE WHEN xmax = 0 THEN 'I' ELSE 'U' END, id, v}, $id, $n, $v);
     }
-    elsif ($dice < 0.6) {
+    elsif ($dice < 0.69) {
         $self->returned($dbh, 'plain', q{UPDATE plain SET v = ?, n = ? WHERE id = ? RETURNING 'U', id, v}, $v, $n, $id);
     }
-    elsif ($dice < 0.7) {
+    elsif ($dice < 0.74) {
         $self->returned($dbh, 'plain', q{UPDATE plain SET v = ? WHERE id BETWEEN ? AND ? RETURNING 'U', id, v}, $v, $id, $id + 5);
     }
-    elsif ($dice < 0.85) { $self->returned($dbh, 'plain', q{DELETE FROM plain WHERE id = ? RETURNING 'D', id, v}, $id) }
-    elsif ($dice < 0.97) {
+    elsif ($dice < 0.94) { $self->returned($dbh, 'plain', q{DELETE FROM plain WHERE id = ? RETURNING 'D', id, v}, $id) }
+    elsif ($dice < 0.98) {    # changed keys and TRUNCATE are barriers: too many of them, and deliveries cannot keep up
         my $rows = $dbh->selectall_arrayref(q{UPDATE plain SET id = ?, v = ? WHERE id = ? AND NOT EXISTS (SELECT FROM plain WHERE id = ?) RETURNING id},
             undef, $other, $v, $id, $other);
         $self->note('U', 'plain', $other, $v, $id) if @$rows;
     }
-    elsif ($dice < 0.99) {
+    elsif ($dice < 0.995) {
         $self->returned($dbh, 'plain', q{INSERT INTO plain SELECT g, ?, ? FROM generate_series(1, ?) g ON CONFLICT (id) DO NOTHING RETURNING 'I', id, v}, $n, $v, scalar @ids);
     }
     else {
@@ -136,8 +136,8 @@ sub pair {
         $self->returned($dbh, 'pair', q{INSERT INTO pair VALUES (?, ?, ?, ?) ON CONFLICT (a, b) DO UPDATE SET n = excluded.n, v = excluded.v
             RETURNING CASE WHEN xmax = 0 THEN 'I' ELSE 'U' END, a, b, v}, @key, $n, $v);
     }
-    elsif ($dice < 0.85) { $self->returned($dbh, 'pair', q{DELETE FROM pair WHERE a = ? AND b = ? RETURNING 'D', a, b, v}, @key) }
-    elsif ($dice < 0.99) {
+    elsif ($dice < 0.94) { $self->returned($dbh, 'pair', q{DELETE FROM pair WHERE a = ? AND b = ? RETURNING 'D', a, b, v}, @key) }
+    elsif ($dice < 0.995) {
         my $rows = $dbh->selectall_arrayref(q{UPDATE pair SET b = b + 10, v = ? WHERE a = ? AND b = ? RETURNING a, b}, undef, $v, @key);
         $self->note('U', 'pair', key(@{ $rows->[0] }), $v, key(@key)) if @$rows;
     }
