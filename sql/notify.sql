@@ -428,6 +428,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.batch_changes(pubsubpull.published, pubsubpull.delivery) IS 'The changes that a delivery, or the batch that it stands for, is about; those that are gone are left out.';
 
+-- Until then something before it may be in a notifier's memory only, or was when that notifier died and has to be read again.
+CREATE OR REPLACE FUNCTION pubsubpull.is_passed(p pubsubpull.position, table_id int, change bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce((SELECT p."rows" IS NULL AND (pg_visible_in_snapshot(c.xid, p.since) OR (p.upto IS NOT NULL AND pg_visible_in_snapshot(c.xid, p.upto) AND c.id <= p.after_id))
+                   FROM pubsubpull.change c WHERE c.table_id = is_passed.table_id AND c.id = is_passed.change), true)
+$$;
+COMMENT ON FUNCTION pubsubpull.is_passed(pubsubpull.position, int, bigint) IS 'Whether a subscription''s position is after a change: all that came before it was delivered or is parked.';
+
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
   OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid, OUT batch bigint)
@@ -453,7 +461,8 @@ BEGIN
         FROM unnest(subscriptions) AS u(id) JOIN pubsubpull.progress g ON g.subscription = u.id AND g.holder = notifier
         JOIN pubsubpull.subscription a ON a.id = u.id AND a.state = 'active'
         CROSS JOIN LATERAL (SELECT o.subscription, o.change, o.next_at FROM pubsubpull.delivery o
-                            WHERE o.subscription = u.id AND o.state = 'pending' AND o.next_at <= since ORDER BY o.next_at LIMIT claims) x
+                            WHERE o.subscription = u.id AND o.state = 'pending' AND o.next_at <= since
+                              AND (o.lane IS NOT NULL OR pubsubpull.is_passed(g."position", a.table_id, o.change)) ORDER BY o.next_at LIMIT claims) x
         ORDER BY x.next_at LIMIT claims)
       FOR UPDATE OF w SKIP LOCKED)
     RETURNING q AS delivery, p AS published, s.latest, s.batch AS most

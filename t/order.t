@@ -67,6 +67,23 @@ settled('k', 'the rest');
 is(join(' ', map { $_->json->{new}{v} } $receiver->requests(qr{^/k/1})), '51 51 52 53', 'what was parked and then sent is not sent again after a kill');
 $httpd->delete("$url/k", @as);
 
+# A barrier that has its turn waits for what only the notifier knew that was killed
+$receiver->forget;
+$psp->subscribe('q', { callback => $receiver->url('/q/{id}'), table => 'public.t', %retry });
+$receiver->reply(path => '/q/2', hang => 1, times => 1);
+$receiver->reply(path => '/q/1', status => 500, times => 1);
+$pg->sql('UPDATE t SET v = 55 WHERE id = 2');
+$pg->sql('UPDATE t SET v = 55 WHERE id = 1');
+wait_until { $httpd->get("$url/q", @as)->json->{pending} == 1 } 5, 'a failure';
+$pg->sql('TRUNCATE t');
+$receiver->wait_for(2, 10, qr{^/q/1});
+wait_until { $httpd->get("$url/q", @as)->json->{pending} == 1 } 5, 'TRUNCATE to have its turn';
+kill KILL => $httpd->notifier_pid;
+settled('q', 'TRUNCATE after the kill');
+is(join(' ', map { $_->path } ($receiver->requests)[-2, -1]), '/q/2 /q/', 'TRUNCATE comes after what has to be sent again');
+$httpd->delete("$url/q", @as);
+$pg->sql('INSERT INTO t VALUES (1, 0), (2, 0)');
+
 # Failures of one key that are to be tried again go one after another
 $psp->subscribe('f', { callback => $receiver->url('/f/{id}'), table => 'public.t', retry => { first => 1, max => 1, for => 0 } });
 $receiver->reply(path => '/f/1', status => 500, times => 2);

@@ -121,6 +121,7 @@ sub feed_is_log {
 sub requests_are_recorded {
     my ($self) = @_;
     my %row = map { $_->[0] => $_ } @{ $self->{pg}->rows([user => 'pubsubpull'], 'SELECT id::text, status FROM pubsubpull.request') };
+    my %late = map { @$_ } @{ $self->{pg}->rows([user => 'pubsubpull'], q{SELECT record->>'id', 1 FROM pubsubpull.request_late}) };    # tried again, at times much later
     my %changes;
     $changes{ $_->{request} }++ for grep { $_->{request} ne '' } values %{ $self->{log} };
     my (@without, @wrong, @ends, $n);
@@ -131,7 +132,7 @@ sub requests_are_recorded {
         my $changed = $tx eq '-' ? 0 : $self->{tx_changes}{$tx};
         push @without, "$id $tx: $changed changes" if $changed && !$row{$id};
         push @wrong, "$id $tx: " . ($changes{$id} // 0) . " changes, not $changed" if $tx ne '-' && ($changes{$id} // 0) != $changed;
-        push @ends, $time if !$row{$id} || ($row{$id}[1] // '') ne $status;
+        push @ends, $time if !$late{$id} && (!$row{$id} || ($row{$id}[1] // '') ne $status);
     }
     none('the request of a change is recorded', @without, map { "$_ is no request" } grep { !$row{$_} } sort keys %changes);
     none('and is its own', @wrong);
@@ -143,11 +144,11 @@ sub requests_are_recorded {
     return;
 }
 
-# httpd's child keeps records in memory for 20 ms, or while the database is away: a kill takes these along.
+# httpd's child keeps records in memory for 20 ms, or while the database is away: a kill takes these along, and so does the end of httpd.
 sub excused {
     my ($self, $time) = @_;
     my @faults = @{ $self->{faults} };
-    for my $kill (grep { $_->{name} =~ /^notifier_killed/ } @faults) {
+    for my $kill (grep { $_->{name} =~ /^(?:notifier_killed|server_restarted)/ } @faults) {
         next if $time > $kill->{to} + 0.1;
         my $from = $kill->{from} - 1;
         for my $f (reverse grep { $_->{name} =~ /^(?:backend|database|notifier_stopped|table)/ && $_->{to} <= $kill->{to} } @faults) {
@@ -232,8 +233,8 @@ sub in_order {
             my $newer = $highest{$key} // $all{id};
             if ($newer && $newer->{id} > $e->{id}) {
                 my $text = join '|', @$e{qw(time id type key old_key)}, "after $newer->{id} $newer->{type} at $newer->{time}";
-                # where only the latest counts, what comes again after a fault may hold some that were left out the first time
-                if ($s->{first}{ $e->{id} }{at} == $e->{at}) { push @late, $text if !$s->{latest} || !$self->fault_between($newer->{time}, $e->{time}) }
+                # after a fault rows are read again and may be more; where only the latest counts, some that were left out before may be sent
+                if ($s->{first}{ $e->{id} }{at} == $e->{at}) { push @late, $text if !($s->{latest} || $e->{id} < 0) || !$self->fault_between($newer->{time}, $e->{time}) }
                 elsif (!$self->fault_between($s->{first}{ $e->{id} }{time}, $e->{time})) { push @groundless, $text }
             }
             $highest{$key} = $e if !$highest{$key} || $highest{$key}{id} < $e->{id};
