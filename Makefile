@@ -22,11 +22,11 @@ PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl
 PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
                  python3 python3-django python3-psycopg2 python3-gunicorn curl
 # The services that stand for their kinds in t/adapter_*.t. Node.js may come from elsewhere.
-PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl php-fpm php-pgsql python3-flask python3-sqlalchemy python3-fastapi \
+PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl nginx-light php-fpm php-pgsql python3-flask python3-sqlalchemy python3-fastapi \
                  python3-uvicorn python3-asyncpg puma ruby-connection-pool ruby-pg ruby-rack pgbouncer uwsgi-core \
                  uwsgi-plugin-python3 libaprutil1-dbd-pgsql \
                  $(if $(shell command -v node && command -v npm),,nodejs npm)
-PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 nginx-light wrk
+PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
 NODE_MODULES = build/interop/installed build/node/installed

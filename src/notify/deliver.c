@@ -19,8 +19,12 @@ APLOG_USE_MODULE(pubsubpull);
 #error "libcurl 7.87 is needed: those before wait for name servers that hang"
 #endif
 
+#define PROD_FIRST apr_time_from_msec(2)
+#define PROD_AGAIN apr_time_from_msec(100)
+
 typedef struct wire_t {
-    struct wire_t *next; /* while free */
+    struct wire_t *next, *previous; /* among the free, or among those under way over https */
+    apr_int64_t prod_at;
     psp_deliver_t *d;
     CURL *easy;
     psp_event_t *e; /* borrowed while the request is under way */
@@ -39,7 +43,7 @@ struct psp_deliver_t {
     CURLM *multi;
     int http2;         /* this libcurl speaks it */
     apr_int64_t timer; /* when curl wants to be called, 0: not */
-    wire_t *idle;
+    wire_t *idle, *secure;
 };
 
 /* --- What curl asks of us --- */
@@ -169,8 +173,30 @@ static wire_t *take_wire(psp_deliver_t *d)
     return w;
 }
 
+/* Those over https are known while they are under way, see prod(). */
+static void set_off(psp_deliver_t *d, wire_t *w)
+{
+    w->prod_at = 0;
+    w->previous = NULL;
+    w->next = d->secure;
+    if (w->next) {
+        w->next->previous = w;
+    }
+    d->secure = w;
+}
+
 static void put_back(psp_deliver_t *d, wire_t *w)
 {
+    if (d->secure == w) {
+        d->secure = w->next;
+    }
+    else if (w->previous) {
+        w->previous->next = w->next;
+    }
+    if (w->https && w->next) {
+        w->next->previous = w->previous;
+    }
+    w->previous = NULL;
     w->e = NULL;
     w->next = d->idle;
     d->idle = w;
@@ -202,7 +228,6 @@ static CURLcode set_request(wire_t *w, const char *url)
     CURL *h = w->easy;
     CURLcode rc = CURLE_OK;
 
-    w->https = strncasecmp(url, "https:", 6) == 0;
     SET(CURLOPT_URL, url);
     SET(CURLOPT_HTTP_VERSION,
         (long)(w->https && w->d->http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
@@ -229,11 +254,16 @@ apr_status_t psp_deliver_put(psp_deliver_t *d, psp_event_t *e, const char *url)
     w->fd = -1;
     psp_answer_begin(&w->answer);
     w->error[0] = '\0';
+    w->https = strncasecmp(url, "https:", 6) == 0;
+    w->next = NULL;
     psp_request_compose(d->c, &w->request, e);
     write_headers(w);
     if (set_request(w, url) != CURLE_OK || curl_multi_add_handle(d->multi, w->easy) != CURLM_OK) {
         put_back(d, w);
         return APR_EGENERAL;
+    }
+    if (w->https) {
+        set_off(d, w);
     }
     return APR_SUCCESS;
 }
@@ -285,6 +315,9 @@ static const char *explain(const wire_t *w, CURLcode rc, char *text, apr_size_t 
     }
     if (psp_answer_endless(&w->answer) || rc == CURLE_OUT_OF_MEMORY) { /* of 100 KiB for a line */
         return "the answer's headers did not end";
+    }
+    if (rc == CURLE_OK) {
+        return "the stream ended without an answer";
     }
     apr_snprintf(text, size, "%s%s", stage(w, rc), detail);
     return text;
@@ -400,6 +433,34 @@ static void act(psp_deliver_t *d, curl_socket_t fd, int what)
     }
 }
 
+/* Over HTTP/2 a receiver may answer before it has the body, as nginx does with errors. libcurl then may forget to see
+ * the end of it and wait for the time-out, unless told to go on. */
+static int prod(psp_deliver_t *d)
+{
+    wire_t *w;
+    int n = 0;
+
+    for (w = d->secure; w; w = w->next) {
+        if (!w->answer.answered) {
+            continue;
+        }
+        if (!w->prod_at) {
+            w->prod_at = d->c->now + PROD_FIRST;
+        }
+        else if (w->prod_at <= d->c->now) {
+            (void)curl_easy_pause(w->easy, CURLPAUSE_ALL); /* what fails ends the request */
+            (void)curl_easy_pause(w->easy, CURLPAUSE_CONT);
+            w->prod_at = d->c->now + PROD_AGAIN;
+            n++;
+        }
+        psp_child_want(d->c, w->prod_at);
+    }
+    if (n > 0) {
+        act(d, CURL_SOCKET_TIMEOUT, 0);
+    }
+    return n;
+}
+
 int psp_deliver_kick(psp_deliver_t *d)
 {
     int n = 0;
@@ -408,6 +469,9 @@ int psp_deliver_kick(psp_deliver_t *d)
         d->timer = 0;
         act(d, CURL_SOCKET_TIMEOUT, 0);
         n = collect(d); /* a near receiver may have answered meanwhile, and nothing would tell us */
+    }
+    if (prod(d) > 0) {
+        n += collect(d);
     }
     if (d->timer) {
         psp_child_want(d->c, d->timer);
