@@ -30,8 +30,9 @@
  *                         and nobody after us can bring back what a client sent under our names
  *   insert_filter,        LAST: the X-Request-Id of the response, also for httpd's own errors
  *   insert_error_filter
- *   handler               REALLY_FIRST: PubSubPullRequired refuses, before anybody serves
- *                         MIDDLE: it serves what SetHandler gives it and nothing else
+ *   handler               before all (record): where there is mod_dbd it runs the others, whose connections it tells
+ *                         REALLY_FIRST: PubSubPullRequired refuses, before anybody serves
+ *                         MIDDLE (web): it serves what SetHandler gives it and nothing else
  *   log_transaction       MIDDLE: the order does not matter, as it only reads and never waits
  *
  * And of mod_status, where it is loaded: status_hook, a section from shared memory.
