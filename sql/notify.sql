@@ -225,6 +225,29 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
 END $$;
 COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
 
+-- A value that PostgreSQL cannot show (\u0000 in json, or too large a text) must not keep the others from being sent.
+CREATE OR REPLACE FUNCTION pubsubpull.events_or_errors(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
+LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  c pubsubpull.change;
+BEGIN
+  BEGIN
+    RETURN QUERY SELECT * FROM pubsubpull.events(page, subscriptions, head);
+    RETURN;
+  EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+    NULL; -- one of them: it will be found out which
+  END;
+  FOREACH c IN ARRAY page LOOP
+    BEGIN
+      RETURN QUERY SELECT * FROM pubsubpull.events(ARRAY[c], subscriptions, head);
+    EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+      RETURN QUERY SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL, NULL::text, false, c.request, 'the notification cannot be made: ' || SQLERRM
+        FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R');
+    END;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.events_or_errors(pubsubpull.change[], int[], text) IS 'As events; those that cannot be made have an error, and no body.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.refuse_event(e pubsubpull.event) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   INSERT INTO pubsubpull.delivery AS d (subscription, change, lane, row_key, state, first_at, last_at, error)
@@ -304,16 +327,20 @@ BEGIN
     IF page IS NOT NULL THEN
       slow := ARRAY(SELECT DISTINCT d.subscription FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = ANY (g.ids)
                     UNION SELECT q.id FROM pubsubpull.subscription q WHERE q.id = ANY (g.ids) AND q."when" IS NOT NULL);
+      IF cardinality(slow) < cardinality(g.ids) THEN
+        BEGIN
+          RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
+            FROM pubsubpull.events(page, ARRAY(SELECT i FROM unnest(g.ids) i WHERE i <> ALL (slow)), pubsubpull.cursor_head(p)) v;
+        EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+          slow := g.ids; -- one of them cannot be made
+        END;
+      END IF;
       IF slow <> '{}' THEN -- what parks or gives up must hold the lease until it is done
         held := ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.subscription = ANY (slow) AND q.holder = notifier
                       ORDER BY q.subscription FOR SHARE);
         settled := ARRAY(SELECT concat_ws(':', q.subscription, d.id) FROM pubsubpull.progress q CROSS JOIN LATERAL unnest(q.done) d(id)
                          WHERE q.subscription = ANY (held) AND d.id IN (SELECT x.id FROM unnest(page) x));
-      END IF;
-      RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
-        FROM pubsubpull.events(page, g.ids, pubsubpull.cursor_head(p)) v WHERE v.subscription <> ALL (slow);
-      IF slow <> '{}' THEN
-        FOR e IN SELECT * FROM pubsubpull.events(page, held, pubsubpull.cursor_head(p)) LOOP
+        FOR e IN SELECT * FROM pubsubpull.events_or_errors(page, held, pubsubpull.cursor_head(p)) LOOP
           IF e.error IS NOT NULL OR pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END)
              OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = e.subscription AND d.change = e.change AND d.state = 'pending') THEN
             IF concat_ws(':', e.subscription, e.change) = ANY (settled) THEN
@@ -482,7 +509,7 @@ BEGIN
       CONTINUE; -- it is claimed and comes again later; the others must not wait for that
     END;
     made := '{}';
-    FOR e IN SELECT * FROM pubsubpull.events(page, ARRAY[d.subscription], '') LOOP
+    FOR e IN SELECT * FROM pubsubpull.events_or_errors(page, ARRAY[d.subscription], '') LOOP
       made := made || e.change;
       IF e.error IS NOT NULL THEN
         UPDATE pubsubpull.delivery q SET state = 'failed', next_at = NULL, batch = NULL WHERE q.subscription = e.subscription AND q.change = e.change;
@@ -513,7 +540,7 @@ COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose
 CREATE OR REPLACE FUNCTION pubsubpull.row_or_nothing(p pubsubpull.published, row_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
 BEGIN
-  RETURN (SELECT r.body FROM pubsubpull.row_get('', pubsubpull.table_name(p.relation), row_key) r);
+  RETURN (SELECT r.body FROM pubsubpull.row_get('', pubsubpull.table_name(p.relation), row_key, NULL) r);
 EXCEPTION WHEN SQLSTATE 'PS404' OR SQLSTATE 'PS400' OR SQLSTATE 'PS409' THEN
   RETURN NULL;
 END $$;

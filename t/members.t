@@ -151,6 +151,21 @@ is($httpd->put("$url/e/failures/", { state => 'pending' }, @as)->status, 200, 'w
 wait_until { my $f = $httpd->get("$url/e/failures/", @as)->json->{failures}; @$f == 3 && !grep { $_->{state} ne 'failed' } @$f } 10, 'it fails again';
 is(scalar $receiver->requests(qr{^/e}), 0, 'and nothing is sent');
 
+# A notification that PostgreSQL cannot make is a failure; the others, before and after it and of others, go on
+$psp->publish('public.j', 'k text PRIMARY KEY, v json');
+$psp->subscribe('j', { callback => $receiver->url('/j/{k}'), table => 'public.j', on => ['insert'] });
+$psp->subscribe('i', { callback => $receiver->url('/i/{id}'), table => 'public.t', on => ['insert'] });
+$pg->sql(q<INSERT INTO j VALUES ('a', '{"x": 1}'), ('b', '{"x": "\\u0000"}'), ('c', '{"x": 2}')>);
+$pg->sql('INSERT INTO t VALUES (2500, 0)');
+settled($_, 'what can be made') for qw(j i);
+is(join(' ', sort map { $_->path } $receiver->requests(qr{^/[ij]})), '/i/2500 /j/a /j/c', 'the others arrive');
+$failures = $httpd->get("$url/j/failures/", @as)->json->{failures};
+like(join(' ', map { "$_->{key} $_->{state} $_->{error}" } @$failures), qr/^b failed the notification cannot be made: /, 'and it is a failure that says why');
+is($httpd->put("$url/j/failures/", { state => 'pending' }, @as)->status, 200, 'try again');
+wait_until { my $f = $httpd->get("$url/j/failures/", @as)->json->{failures}; @$f == 1 && $f->[0]{state} eq 'failed' } 10, 'it fails again';
+$pg->sql(q<INSERT INTO j VALUES ('d', '{"x": 3}')>);
+$receiver->wait_for(1, 10, qr{^/j/d});
+
 # Whoever replaces a subscription and then changes a row has the row sent by the new document; likewise paused and deleted
 for my $n (1 .. 15) {
     $psp->subscribe('n', { callback => $receiver->url("/n$n/{id}"), table => 'public.t', on => ['insert'] });

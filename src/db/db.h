@@ -8,8 +8,8 @@
 
 #include "core/result.h"
 
-/** The version of the schema that this module speaks; sql/record.sql says the same in pubsubpull.schema_version(). */
-#define PSP_SCHEMA_VERSION 1
+/** The version of the schema that this module speaks; sql/web.sql says the same in pubsubpull.schema_version(). */
+#define PSP_SCHEMA_VERSION 2
 
 /** Rows of a finished call, all values as text. Valid until the pool given to the call is cleared. */
 typedef struct psp_rows_t psp_rows_t;
