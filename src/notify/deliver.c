@@ -287,8 +287,10 @@ static int broke(const wire_t *w)
 static const char *stage(const wire_t *w, CURLcode rc)
 {
     curl_off_t secured = 0;
+    long made = 0;
 
     (void)curl_easy_getinfo(w->easy, CURLINFO_APPCONNECT_TIME_T, &secured);
+    (void)curl_easy_getinfo(w->easy, CURLINFO_NUM_CONNECTS, &made);
     switch (rc) {
     case CURLE_OPERATION_TIMEDOUT:
         return w->https && !secured && psp_socket_connected(w->d->c->sockets, w->fd)
@@ -299,7 +301,9 @@ static const char *stage(const wire_t *w, CURLcode rc)
     case CURLE_SSL_CONNECT_ERROR:
         return "no TLS connection: ";
     default:
-        return secured && !w->answer.header_bytes && broke(w) == 1
+        /* Its last words may still be unread, and so the socket look alive. */
+        return secured && !w->answer.header_bytes && made > 0 &&
+                       (rc == CURLE_SEND_ERROR || broke(w) == 1)
                    ? "closed after the TLS handshake, as by receivers that want another client "
                      "certificate: "
                    : "";

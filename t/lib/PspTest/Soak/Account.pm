@@ -295,7 +295,7 @@ sub nothing_stays {
 
 sub bad_lines {
     my ($log) = @_;
-    return grep { /PSP043\d|PSP045\d|PSP040[25-7]|PSP0421|Segmentation|Abort|core dump|Sanitizer|corrupt|double free|assertion/i } split /\n/, $log;
+    return grep { /PSP043[0-3569]|PSP045\d|PSP040[25-7]|PSP0421|Segmentation|Abort|core dump|Sanitizer|corrupt|double free|assertion/i } split /\n/, $log;
 }
 
 1;
