@@ -24,7 +24,9 @@ COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows
 \ir subscribe.sql
 \ir subscriptions.sql
 \ir retention.sql
+\ir lease.sql
 \ir notify.sql
+\ir retry.sql
 \ir metrics.sql
 -- Nothing here is for everybody: the owner calls it, triggers run by themselves.
 REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;

@@ -7,51 +7,9 @@
 
 #include <apr_lib.h>
 
-#include "core/uri_template.h"
-
 #define WAIT_MAX 60 /* seconds; longer than that, something between client and server gives up */
 
 static const char events[] = "text/event-stream";
-
-/* One element of an array in PostgreSQL's text form. */
-static char *quote(apr_pool_t *p, const char *name)
-{
-    char *quoted = apr_palloc(p, 2 * strlen(name) + 3);
-    char *end = quoted;
-
-    *end++ = '"';
-    for (; *name; name++) {
-        if (*name == '"' || *name == '\\') {
-            *end++ = '\\';
-        }
-        *end++ = *name;
-    }
-    *end++ = '"';
-    *end = '\0';
-    return quoted;
-}
-
-/* Of the tables in the log those whose changes httpd lets this user GET, as an array; NULL: all of
- * them. */
-static const char *readable(psp_call_t *c, const psp_rows_t *names)
-{
-    apr_pool_t *p = c->r->pool;
-    apr_array_header_t *kept = apr_array_make(p, psp_rows_count(names) + 1, sizeof(char *));
-    int i;
-
-    for (i = 0; i < psp_rows_count(names); i++) {
-        const char *name = psp_rows_get(names, i, 0);
-
-        if (name &&
-            psp_web_may_get(c->r, apr_pstrcat(p, c->prefix, "/tables/", psp_percent_encode(p, name),
-                                              "/changes/", NULL))) {
-            APR_ARRAY_PUSH(kept, char *) = quote(p, name);
-        }
-    }
-    return kept->nelts == psp_rows_count(names)
-               ? NULL
-               : apr_pstrcat(p, "{", apr_array_pstrcat(p, kept, ','), "}", NULL);
-}
 
 /* Seconds, as the client asks for them: wait=… in the query, or in the header Prefer (RFC 7240). */
 static const char *wanted_wait(psp_call_t *c, int *preferred)
@@ -122,13 +80,10 @@ static int get_changes(psp_call_t *c)
         return answer;
     }
     if (c->nsegments <= 2) {
-        const psp_rows_t *rows;
-
-        result = psp_web_call(c, "SELECT name FROM pubsubpull.logged_names()", 0, NULL, &rows);
+        result = psp_web_readable(c, &names);
         if (result.rv != APR_SUCCESS) {
             return psp_web_fail(c->r, &result);
         }
-        names = readable(c, rows);
     }
     if (!strcmp(c->type, events)) {
         const char *last = apr_table_get(c->r->headers_in, "Last-Event-ID");
