@@ -208,9 +208,9 @@ struct psp_sub_t {
     char *header;        /* request.c: names it to the receiver */
     const char *headers; /* own ones, "Name: value" a line */
     char **own;          /* request.c: these, line by line */
-    int http2;           /* deliver.c: the receiver spoke it the last time */
     const char *secrets; /* comma-joined: signs with each; "": not at all */
     int cloudevents;
+    int http2; /* deliver.c: the receiver spoke it the last time */
     apr_interval_time_t timeout, retry_first, retry_max;
     int concurrency;
     int batch;                /* most events in one PUT; above 1 the body is an array */

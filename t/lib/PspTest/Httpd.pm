@@ -117,16 +117,21 @@ sub module_config {
     return $config;
 }
 
-sub launch {
+sub environment {
     my ($self) = @_;
     my %env = %{ $self->{env} // {} };
     if (my $preload = $ENV{PSP_PRELOAD}) {
         $env{LD_PRELOAD} = join ' ', $preload, $env{LD_PRELOAD} // ();    # sanitizers want to be first
         $env{ASAN_OPTIONS} //= 'detect_leaks=0:abort_on_error=1';
     }
+    return \%env;
+}
+
+sub launch {
+    my ($self) = @_;
     $self->{pid} = spawn(
         cmd => [$self->surroundings, command(), '-D', 'FOREGROUND', '-d', $self->{dir}, '-f', "$self->{dir}/httpd.conf"],
-        log => "$self->{dir}/stderr.log", env => \%env, death => 'TERM', cwd => '/');
+        log => "$self->{dir}/stderr.log", env => $self->environment, death => 'TERM', cwd => '/');
     wait_until {
         die "httpd did not start:\n", $self->output if !alive($self->{pid});
         listening($self->{port}) && $self->log =~ /resuming normal operations/;
@@ -154,7 +159,7 @@ sub configtest {
     my $log = "$self->{dir}/configtest.log";
     unlink $log;
     my $pid = spawn(cmd => [command(), '-t', '-d', $self->{dir}, '-f', "$self->{dir}/httpd.conf"],
-        log => $log, cwd => '/');
+        log => $log, env => $self->environment, cwd => '/');
     waitpid $pid, 0;
     return ($? == 0, slurp($log));
 }
