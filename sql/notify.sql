@@ -48,11 +48,14 @@ CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscript
 LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET jit = off AS $$
 BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
   RETURN QUERY
-  WITH s AS MATERIALIZED (
-    SELECT q.id, q.table_id, q.types, q.columns, q."when", q.delete_method = 'DELETE' AS deletes, to_json(q.name)::text AS name_json,
-           t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN q.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
-    FROM pubsubpull.log l, pubsubpull.subscription q CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[q.table_id], q.base) t
-    WHERE q.id = ANY (subscriptions) AND q.table_id = ANY (SELECT DISTINCT x.table_id FROM unnest(page) x))
+  WITH w AS MATERIALIZED (
+    SELECT q.* FROM pubsubpull.subscription q WHERE q.id = ANY (subscriptions) AND q.table_id = ANY (SELECT DISTINCT x.table_id FROM unnest(page) x)
+  ), t AS MATERIALIZED ( -- once for all that follow a table
+    SELECT d.base, x.* FROM (SELECT DISTINCT w.table_id, w.base FROM w) d CROSS JOIN LATERAL pubsubpull.shown_tables(ARRAY[d.table_id], d.base) x
+  ), s AS MATERIALIZED (
+    SELECT w.id, w.table_id, w.types, w.columns, w."when", w.delete_method = 'DELETE' AS deletes, to_json(w.name)::text AS name_json,
+           t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN w.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
+    FROM pubsubpull.log l, w JOIN t ON t.id = w.table_id AND t.base = w.base)
   SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
          concat(CASE WHEN s.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', s.source_json, ',"type":"pubsubpull.',
                        pubsubpull.change_type(c.type), '"', ',"subject":"' || c.key || '"', ',"time":', to_json(c.at), ',"datacontenttype":"application/json","data":') END,
@@ -142,11 +145,11 @@ BEGIN
   END IF;
   generation := pubsubpull.generation_now();
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
-                  ARRAY(SELECT i::int FROM jsonb_array_elements_text(j.value->'subscriptions') i) AS ids, (j.value->>'versions')::numeric AS versions
+                  (j.value->>'subscriptions')::int[] AS ids, (j.value->>'versions')::numeric AS versions
            FROM jsonb_array_elements(groups) WITH ORDINALITY AS j(value, n) LOOP
     "group" := g.number;
     -- Looked at after the target was taken: whoever replaces a subscription and then changes a row has the row sent by the new document.
-    SELECT sum(s.version), array_agg(DISTINCT s.table_id) INTO versions_now, tables FROM pubsubpull.subscription s WHERE s.id = ANY (g.ids);
+    SELECT sum(s.version), array_agg(DISTINCT s.table_id) INTO versions_now, tables FROM unnest(g.ids) i JOIN pubsubpull.subscription s ON s.id = i; -- a hash, where = ANY compares one by one
     IF versions_now IS DISTINCT FROM g.versions THEN
       subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; more := NULL;
       "position" := g."position"::text;
@@ -172,7 +175,7 @@ BEGIN
     page := r.page;
     IF page IS NOT NULL THEN
       ids := ARRAY(SELECT q.id FROM (SELECT DISTINCT x.table_id FROM unnest(page) x) t JOIN pubsubpull.subscription q ON q.table_id = t.table_id
-                   WHERE q.id = ANY (g.ids)); -- of a thousand few may want any of this page
+                   WHERE EXISTS (SELECT FROM unnest(g.ids) i WHERE i = q.id)); -- of a thousand few may want any of this page
       slow := ARRAY(SELECT q.id FROM pubsubpull.subscription q WHERE q.id = ANY (ids)
                     AND (q."when" IS NOT NULL OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = q.id)));
       IF cardinality(slow) < cardinality(ids) THEN

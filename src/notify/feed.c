@@ -185,13 +185,13 @@ static const char *write_groups(psp_feed_t *f)
         psp_json_string(j, f->groups[g].before->text);
         psp_json_name(j, "versions");
         psp_json_int(j, f->groups[g].versions);
-        psp_json_name(j, "subscriptions");
-        psp_json_raw(j, "[");
+        psp_json_name(j, "subscriptions"); /* as an array of SQL, which is quicker to read */
+        psp_json_raw(j, "\"{");
         for (i = 0; i < f->groups[g].ids->nelts; i++) {
             psp_json_raw(j, i ? "," : "");
             psp_json_int(j, APR_ARRAY_IDX(f->groups[g].ids, i, int));
         }
-        psp_json_raw(j, "]}");
+        psp_json_raw(j, "}\"}");
     }
     psp_json_raw(j, "]");
     return psp_json_text(j);
