@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define LEAVE_ALL apr_time_from_msec(145)
 #define ROUNDS 8 /* of sending in one turn */
 #define TURN_MAX apr_time_from_sec(1)
+#define NICE 10 /* where processors are scarce, httpd's workers go first */
 
 enum { SIGNALS, WAKE, WIRES, DB, RECORDS_DB, FILES };
 
@@ -152,6 +154,7 @@ static int detach(const psp_start_t *start, apr_pool_t *p)
     ap_close_listeners();
     (void)setpgid(0, 0); /* prefork signals its whole group, and we leave last */
     (void)prctl(PR_SET_NAME, "psp-notifier");
+    (void)setpriority(PRIO_PROCESS, 0, NICE);
     if (on_exit(on_leaving, NULL) != 0 || ap_run_drop_privileges(p, start->server) != 0) {
         return 0;
     }
