@@ -28,7 +28,7 @@ for my $n (1 .. 3) {
     wait_until { grep { $_->json->{key}{id} == 10 * $n } $receiver->requests } 20, 'the notifier to be there';
     my $lost = $pg->dbh(AutoCommit => 0);
     $lost->do('INSERT INTO t SELECT g, 0 FROM generate_series(1000, 1099) g');
-    sleep 0.1;    # the notifier reads every 40 ms
+    sleep 0.1;    # the notifier reads every 48 ms
     pull();
     $pg->restart('immediate');
     eval { $lost->disconnect };

@@ -28,7 +28,7 @@ $late->do('UPDATE t SET v = 1 WHERE id = 3');
 $pg->sql('UPDATE t SET v = 1 WHERE id = 1');
 $receiver->wait_for(1);
 $pg->sql('UPDATE t SET id = 20 WHERE id = 2');
-sleep 0.2;    # until it was read: the notifier reads every 40 ms
+sleep 0.2;    # until it was read: the notifier reads every 48 ms
 $late->commit;
 settled('l', 'a change that was committed late');
 is(join(' ', sort map { $_->path } $receiver->requests), '/l/1 /l/1 /l/20 /l/3', 'what is parked behind a failure gets its turn though nothing in the database stands before it');

@@ -21,7 +21,7 @@ APLOG_USE_MODULE(pubsubpull);
 static apr_status_t read_file(apr_pool_t *p, const char *path, char **text, apr_finfo_t *info)
 {
     char *buffer = apr_palloc(p, FILE_MAX + 1);
-    apr_size_t length;
+    apr_size_t length = 0;
     apr_file_t *file;
     apr_status_t rv;
 

@@ -311,8 +311,11 @@ void psp_ring_free(psp_ring_t *ring, apr_uint64_t upto)
 {
     apr_uint64_t tail = atomic_load(&ring->area->tail);
 
-    while (tail < upto && !atomic_compare_exchange_strong(&ring->area->tail, &tail, upto)) {
-        continue; /* another reader, though there should be none */
+    /* Again when there is another reader, though there should be none: tail is as it found it then. */
+    while (tail < upto) {
+        if (atomic_compare_exchange_strong(&ring->area->tail, &tail, upto)) {
+            return;
+        }
     }
 }
 

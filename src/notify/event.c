@@ -131,9 +131,13 @@ psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *ne
 }
 
 /* The body of a batch is the array of its events' bodies, in the order of the changes. */
-static int compare_events(const void *a, const void *b)
+typedef struct part_t {
+    const psp_event_t *e;
+} part_t;
+
+static int compare_parts(const void *a, const void *b)
 {
-    apr_int64_t x = (*(psp_event_t *const *)a)->id, y = (*(psp_event_t *const *)b)->id;
+    apr_int64_t x = ((const part_t *)a)->e->id, y = ((const part_t *)b)->e->id;
 
     return (x > y) - (x < y);
 }
@@ -141,31 +145,32 @@ static int compare_events(const void *a, const void *b)
 void psp_event_join(psp_child_t *c, psp_event_t *first)
 {
     apr_size_t size = 2;
-    psp_event_t *e, **all;
+    const psp_event_t *e;
+    part_t *parts;
     char *at;
-    int n = 0, i;
+    int n = 0, i = 0;
 
+    psp_event_unjoin(c, first);
     for (e = first; e; e = e->batch_next) {
         size += e->length + 1;
         n++;
     }
-    all = psp_child_alloc(NULL, (apr_size_t)n * sizeof *all);
-    for (e = first, i = 0; e; e = e->batch_next) {
-        all[i++] = e;
+    parts = psp_child_alloc(NULL, (apr_size_t)n * sizeof *parts);
+    for (e = first; e; e = e->batch_next) {
+        parts[i++].e = e;
     }
-    qsort(all, (size_t)n, sizeof *all, compare_events);
-    psp_event_unjoin(c, first);
+    qsort(parts, (size_t)n, sizeof *parts, compare_parts);
     at = first->joined = psp_child_alloc(NULL, size);
     first->joined_length = size - 1;
     c->bytes += first->joined_length;
     for (i = 0; i < n; i++) {
         *at++ = i ? ',' : '[';
-        memcpy(at, all[i]->body, all[i]->length);
-        at += all[i]->length;
+        memcpy(at, parts[i].e->body, parts[i].e->length);
+        at += parts[i].e->length;
     }
     at[0] = ']';
     at[1] = '\0';
-    free(all);
+    free(parts);
 }
 
 void psp_event_unjoin(psp_child_t *c, psp_event_t *e)

@@ -16,7 +16,7 @@
 APLOG_USE_MODULE(pubsubpull);
 
 #define GROUPS 8                       /* most groups in one read; the others take turns */
-#define POLL apr_time_from_msec(40)    /* without being woken */
+#define POLL apr_time_from_msec(48)    /* without being woken */
 #define GAP_MIN apr_time_from_msec(1)  /* between reads when woken and there was something */
 #define GAP_MAX apr_time_from_msec(10) /* when there was nothing */
 #define MOST_FIRST 50                  /* changes of one group to ask for; adapts to what comes */

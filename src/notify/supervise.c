@@ -84,7 +84,7 @@ static apr_status_t fork_blocked(apr_proc_t *proc, apr_pool_t *p)
 static void start(keeper_t *k)
 {
     psp_start_t order = {.server = k->server, .parent = getpid(), .delay = k->delay};
-    apr_proc_t made;
+    apr_proc_t made = {0};
     apr_status_t rv;
 
     apr_cpystrn(order.previous, k->memory->id, sizeof order.previous);

@@ -18,7 +18,9 @@ static int is_named(apr_pool_t *p, const apr_array_header_t *names, const char *
     int i;
 
     for (c = copy; *c; c++) {
-        *c = *c == '+' ? ' ' : *c;
+        if (*c == '+') {
+            *c = ' ';
+        }
     }
     decoded = psp_percent_decode(p, copy);
     for (i = 0; i < names->nelts; i++) {

@@ -67,10 +67,12 @@ static EVP_MD_CTX *begin(const unsigned char block[BLOCK], int pad)
 static int make_seal(seal_t *seal, const char *key)
 {
     unsigned char block[BLOCK] = {0};
-    apr_size_t length = strlen(key);
+    apr_size_t length = strlen(key), i;
 
     if (length <= BLOCK) {
-        memcpy(block, key, length);
+        for (i = 0; i < length; i++) {
+            block[i] = (unsigned char)key[i];
+        }
     }
     else if (!EVP_Digest(key, length, block, NULL, EVP_sha256(), NULL)) {
         return 0;
@@ -152,8 +154,7 @@ const char *psp_seal(apr_pool_t *p, const char *envelope)
         return envelope; /* the database will say that it is unsigned */
     }
     sealed = apr_palloc(p, length + psp_seal_length() + 2);
-    memcpy(sealed, envelope, length);
-    to = sealed + length;
+    to = apr_cpystrn(sealed, envelope, length + 1);
     memcpy(to, member, sizeof member - 1);
     to += sizeof member - 1;
     for (i = 0; i < DIGEST; i++) {

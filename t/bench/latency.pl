@@ -93,18 +93,20 @@ through_httpd(500, 1);
 my @proxied = latencies(1);
 by_psql(100);
 my @past = latencies(1);
-through_httpd(50, 1);
-my @one = latencies(1);
+# p99 of 50 changes a second, the median of three times
+sub p99 {
+    my ($spread, $each) = @_;
+    return Table::median(map { through_httpd(50, $spread); Table::percentile(99, latencies($each)) } 1 .. 3);
+}
+my $one = p99(1, 1);
 for my $n (1 .. 999) { subscribe("s$n", $n % $tables) }
 warm($tables, 10);
-through_httpd(50, $tables);
-my @thousand = latencies(10);
+my $thousand = p99($tables, 10);
 
 Table::row('commit to PUT, 500/s through the proxy, p50', ms(Table::percentile(50, @proxied)), '5 ms', Table::percentile(50, @proxied) / 5, '<=', 1);
 Table::row('  p99', ms(Table::percentile(99, @proxied)), '25 ms', Table::percentile(99, @proxied) / 25, '<=', 1);
 Table::row('commit to PUT, made by psql, p99', ms(Table::percentile(99, @past)), '60 ms', Table::percentile(99, @past) / 60, '<=', 1);
-Table::row('commit to PUT, 1,000 subscriptions on 100 tables, p99', ms(Table::percentile(99, @thousand)), 'one ' . ms(Table::percentile(99, @one)),
-    Table::percentile(99, @thousand) / Table::percentile(99, @one), '<=', 2);
+Table::row('commit to PUT, 1,000 subscriptions on 100 tables, p99', ms($thousand), 'one ' . ms($one), $thousand / $one, '<=', 2);
 $psp->httpd->stop;
 $_->stop for $service, $nginx;
 $pg->stop;
