@@ -337,6 +337,9 @@ BEGIN
   IF known AND substr(head, 2, 8) <> pubsubpull.log_tag() THEN
     PERFORM pubsubpull.gone('other-log', 'This cursor belongs to another log: the one here was created anew or restored from a dump.');
   END IF;
+  IF cursor ~ '^MT[A-Za-z0-9_-]{10,}\.[0-9]{0,18}\.[0-9a-f]{10}$' THEN -- the base64 of "1;"
+    PERFORM pubsubpull.gone('old-cursor', 'This cursor was given out by the first version of this schema.');
+  END IF;
   IF known IS NOT TRUE OR cursor <> (SELECT pubsubpull.cursor_text(head, nullif(split_part(cursor, '.', 2), '')::bigint, l.secret) FROM pubsubpull.log l) THEN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'This is not a cursor that was given out here.',
                                'Use the "next" or "changes" URL of an earlier answer as it is, or since=now, or leave since out to start at the beginning.');

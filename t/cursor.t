@@ -74,6 +74,9 @@ admin(q{SELECT setval('pubsubpull.change_id', 1, false)});
 refused($cursor, qr/set back to an earlier state/, 'a log that was set back is noticed');
 admin(q{SELECT setval('pubsubpull.change_id', 100)});
 
+# The first version of the schema gave out others
+refused('MTthNjQ5OWI1Zjs3NTQ6NzU0OjszOzc1NA..34a8b1c364', qr/first version/, 'a cursor of the first version leads nowhere any more');
+
 # A table that was not published for a time
 sub pages {
     my ($since, $name) = @_;
