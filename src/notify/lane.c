@@ -313,19 +313,25 @@ static void succeed(psp_child_t *c, psp_event_t *e)
     psp_event_free(c, e);
 }
 
-void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
+/* What came of a PUT comes of each event that was in it. */
+static void settle(psp_child_t *c, psp_event_t *e, void (*each)(psp_child_t *, psp_event_t *))
 {
-    psp_sub_t *sub = e->sub;
-    int fresh = e->page != NULL;
-
     landed(c, e);
     while (e) {
         psp_event_t *later = e->batch_next;
 
         e->batch_next = NULL;
-        succeed(c, e);
+        each(c, e);
         e = later;
     }
+}
+
+void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
+{
+    psp_sub_t *sub = e->sub;
+    int fresh = e->page != NULL;
+
+    settle(c, e, succeed);
     if (fresh) {
         advance(c, sub);
         relax(c, sub);
@@ -404,14 +410,7 @@ void psp_lane_failed(psp_child_t *c, psp_event_t *e)
     psp_sub_t *sub = e->sub;
     int fresh = e->page != NULL;
 
-    landed(c, e);
-    while (e) {
-        psp_event_t *later = e->batch_next;
-
-        e->batch_next = NULL;
-        fail(c, e);
-        e = later;
-    }
+    settle(c, e, fail);
     if (fresh) {
         relax(c, sub);
     }

@@ -168,9 +168,10 @@ static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_
 {
     psp_sub_t *sub = e->sub;
     apr_interval_time_t asked = apr_time_from_sec(retry_after);
+    int gone = e->status == HTTP_GONE;
 
     e->attempts++;
-    e->gone = e->status == HTTP_GONE;
+    e->gone = gone;
     e->delay = psp_backoff(e->attempts, sub->retry_first, sub->retry_max, psp_child_random(c));
     asked = asked > sub->retry_max ? sub->retry_max : asked;
     e->delay = e->delay < asked ? asked : e->delay;
@@ -185,13 +186,12 @@ static void failed(psp_child_t *c, psp_event_t *e, const char *error, int retry_
             c->now + (sub->retry_first < PROBE_GAP ? sub->retry_first : PROBE_GAP);
         log_down(c, sub, e);
     }
-    if (e->gone) {
+    if (gone) {
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
                      "PSP0442: subscription %s is disabled: its receiver answered 410", sub->name);
     }
-    retry_after = e->gone;
     psp_lane_failed(c, e); /* which may free it */
-    if (retry_after) {
+    if (gone) {
         psp_leases_stop(c, sub, 0);
     }
 }

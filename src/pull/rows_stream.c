@@ -110,7 +110,7 @@ int psp_pull_rows_stream(psp_call_t *c)
         return psp_web_fail(r, &result);
     }
     if (changes && !given && *psp_rows_get(begun, 0, 1) != 't') {
-        result = psp_web_ask(c, "SELECT pubsubpull.await_flush()", 0, NULL, &plan);
+        result = psp_web_call(c, "SELECT pubsubpull.await_flush()", 0, NULL, &plan);
         if (result.rv != APR_SUCCESS) {
             psp_db_stream_close(stream);
             return psp_web_fail(r, &result);
