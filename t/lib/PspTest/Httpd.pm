@@ -164,7 +164,7 @@ sub configtest {
     return ($? == 0, slurp($log));
 }
 
-# stop('TERM'), or stop('WINCH') for graceful-stop. Nothing of its process group may be left a moment later.
+# stop('TERM'), or stop('WINCH') for graceful-stop.
 # By default gracefully first: at SIGTERM the event MPM closes sockets of workers that are closing them, too, and at times
 # dies of it (close_worker_sockets), whatever modules there are.
 sub stop {
@@ -177,10 +177,16 @@ sub stop {
             eval { wait_until { !alive($pid) } 4, 'httpd to end gracefully'; 1 } or kill TERM => $pid;
         }
         else { kill $signal // 'TERM', $pid }
-        eval { wait_until { !alive($pid) } 20, 'httpd to end'; 1 }
-            or push @{ $self->{complaints} }, 'httpd did not end 20 s after ' . ($signal // 'TERM');
     }
     else { push @{ $self->{complaints} }, "httpd ended by itself (status $?)" }
+    return $self->ended($pid);
+}
+
+# It ended, or is about to, for a test told it to: nothing of its process group may be left a moment later.
+sub ended {
+    my ($self, $pid) = @_;
+    $pid //= delete $self->{pid};
+    eval { wait_until { !alive($pid) } 20, 'httpd to end'; 1 } or push @{ $self->{complaints} }, 'httpd did not end in 20 s';
     eval { wait_until { !signal_group($pid, 0) } 3, 'its children'; 1 }
         or push @{ $self->{complaints} }, 'httpd left processes behind: ' . join ', ', group_members($pid);
     signal_group($pid, 'KILL');
