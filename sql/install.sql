@@ -13,8 +13,20 @@ CREATE SCHEMA IF NOT EXISTS pubsubpull;
 DO $$ BEGIN
   EXECUTE format('SET LOCAL ROLE %I', (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pubsubpull'));
 END $$;
+DO $$ BEGIN -- before it is replaced
+  IF to_regprocedure('pubsubpull.schema_version()') IS NOT NULL THEN
+    PERFORM set_config('pubsubpull.installed', pubsubpull.schema_version()::text, true);
+  END IF;
+END $$;
 COMMENT ON SCHEMA pubsubpull IS 'mod_pubsubpull: the log of changes, who follows it, and the requests that caused them';
 \ir web.sql
+DO $$ BEGIN
+  IF pubsubpull.schema_version() < nullif(current_setting('pubsubpull.installed', true), '')::int THEN
+    RAISE 'the schema pubsubpull in this database is of version %, newer than these files, which are of version %',
+      current_setting('pubsubpull.installed'), pubsubpull.schema_version()
+      USING HINT = 'Nothing was changed. Install with the files of the newer module.';
+  END IF;
+END $$;
 \ir record.sql
 \ir log.sql
 \ir publish.sql

@@ -40,17 +40,31 @@ is(admin('SELECT count(*) FROM pubsubpull.change'), 500, 'every change is logged
 wait_until { 500 == (() = $receiver->requests(qr{^/s/})) } 20, 'all deliveries';
 pass('and delivered');
 
-# Of another version
-admin(q{CREATE OR REPLACE FUNCTION pubsubpull.schema_version() RETURNS int LANGUAGE sql AS 'SELECT 99'});
+# Upgraded by somebody with a newer module, while this httpd runs
+sub version { my ($n) = @_; return admin("CREATE OR REPLACE FUNCTION pubsubpull.schema_version() RETURNS int LANGUAGE sql AS 'SELECT $n'") }
+my $ours = admin('SELECT pubsubpull.schema_version()');
+version(99);
+$answer = wait_until { my $a = $httpd->get('/pubsubpull/tables/', user => 'alice'); $a->status == 503 && $a } 20, 'resources to notice';
+like($answer->json->{detail}, qr/version 99.*installs the module of that version/, 'a newer version is not spoken, and what to do is said');
+$httpd->wait_for_log(qr/PSP0415.*99.*install the module of that version/, 20);
+pass('the notifier says so, too');
+is($httpd->get('/svc/')->status, 204, 'httpd serves on');
+ok(!eval { $pg->install_schema; 1 }, 'files that are older than the schema do not install');
+like($@, qr/newer than these files.*Nothing was changed/s, 'and say why');
+is(admin('SELECT pubsubpull.schema_version()'), 99, 'nothing is changed');
+
+# Older
+version(0);
 $httpd->restart;
 $answer = $httpd->get('/pubsubpull/tables/', user => 'alice');
-is($answer->status, 503, 'another version is not spoken');
-like($answer->json->{detail}, qr/99/, 'and named');
-$httpd->wait_for_log(qr/PSP0415.*99/, 10);
+is($answer->status, 503, 'an older version is not spoken');
+like($answer->json->{detail}, qr/version 0.*$command/, 'and the command that mends it is said');
+$httpd->wait_for_log(qr/PSP0415.*version 0.*$command/, 10);
 is($httpd->get('/svc/')->status, 204, 'httpd serves on');
 $pg->install_schema;
+is(admin('SELECT pubsubpull.schema_version()'), $ours, 'installing upgrades it');
 wait_until { $httpd->get('/pubsubpull/tables/', user => 'alice')->status == 200 } 15, 'resources after the upgrade';
-pass('installing mends it');
+pass('which mends it');
 
 # The service's role owns its tables and has no right on ours
 sub denied {

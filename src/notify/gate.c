@@ -9,7 +9,8 @@ APLOG_USE_MODULE(pubsubpull);
 
 #define RETRY apr_time_from_msec(200)
 #define SCHEMA_RETRY apr_time_from_sec(5)
-#define QUIET apr_time_from_sec(10) /* between lines about refused calls */
+#define SCHEMA_AGAIN apr_time_from_sec(10) /* another module may upgrade it at any time */
+#define QUIET apr_time_from_sec(10)        /* between lines about refused calls */
 
 enum { DB = 1, RECORDS_DB = 2 };
 
@@ -133,6 +134,7 @@ static void welcome(psp_child_t *c)
     psp_gate_t *g = c->gate;
 
     g->open = 1;
+    g->check_at = c->now + SCHEMA_AGAIN;
     if (g->unfit) {
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, c->server,
                      "PSP0416: the schema pubsubpull is there and of version %d",
@@ -145,6 +147,7 @@ static void refuse(psp_child_t *c, const char *version)
 {
     psp_gate_t *g = c->gate;
 
+    g->open = 0;
     g->check_at = c->now + SCHEMA_RETRY;
     if (g->unfit) {
         return;
@@ -153,8 +156,11 @@ static void refuse(psp_child_t *c, const char *version)
     if (version) {
         ap_log_error(APLOG_MARK, APLOG_ERR, APR_EMISMATCH, c->server,
                      "PSP0415: the database has version %s of the schema pubsubpull, this module "
-                     "needs %d: psql -v ON_ERROR_STOP=1 -f sql/install.sql",
-                     version, PSP_SCHEMA_VERSION);
+                     "needs %d: %s",
+                     version, PSP_SCHEMA_VERSION,
+                     atoi(version) < PSP_SCHEMA_VERSION
+                         ? "psql -v ON_ERROR_STOP=1 -f sql/install.sql"
+                         : "install the module of that version, and restart httpd");
         return;
     }
     ap_log_error(APLOG_MARK, APLOG_ERR, APR_ENOENT, c->server,
@@ -185,7 +191,7 @@ static void checked(void *baton, const psp_result_t *result, const psp_rows_t *r
         welcome(c);
         return;
     }
-    refuse(c, version ? version : "an unknown");
+    refuse(c, version ? version : "0");
 }
 
 void psp_gate_step(psp_child_t *c)
@@ -200,7 +206,7 @@ void psp_gate_step(psp_child_t *c)
         g->connects = psp_session_connects(c->db);
         psp_gate_doubt(c);
     }
-    if (g->open || g->calling || c->stopping) {
+    if (g->calling || c->stopping) {
         return;
     }
     if (c->now < g->check_at) {

@@ -15,11 +15,13 @@ APLOG_USE_MODULE(pubsubpull);
 
 #define POOL_MIN 0
 #define POOL_MAX 8
+#define ASK_AGAIN 10 /* seconds; another module may upgrade the schema at any time */
 
 /* Made in child_init, before there are threads. */
 static struct place_t {
     psp_db_pool_t *database;
     volatile apr_uint32_t usable; /* the schema was seen and is ours */
+    volatile apr_uint32_t asked;  /* seconds: when that was */
 } places[2];
 enum { PRIMARY, STANDBY }; /* without PubSubPullReadDatabase there is only the first */
 
@@ -85,14 +87,31 @@ static psp_result_t missing(request_rec *r, apr_status_t rv)
                     "The administrator installs it with: " REMEDY);
 }
 
-/* Asked until the answer is yes, so that an installation is noticed without a restart. */
+static psp_result_t other_version(request_rec *r, const char *found)
+{
+    const char *remedy =
+        apr_atoi64(found) < PSP_SCHEMA_VERSION
+            ? "The administrator upgrades it with the files of this module: " REMEDY
+            : "The administrator installs the module of that version here, and "
+              "restarts httpd.";
+
+    return not_ours(r, APR_EGENERAL, "schema-version",
+                    apr_psprintf(r->pool,
+                                 "The schema pubsubpull in the database is version %s, and this "
+                                 "module speaks version %d. %s",
+                                 found, PSP_SCHEMA_VERSION, remedy));
+}
+
+/* Asked until the answer is yes, and now and then afterwards: installing and upgrading are noticed
+ * without a restart. */
 static psp_result_t check_schema(request_rec *r, struct place_t *place)
 {
+    const apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
     const psp_rows_t *rows;
     psp_result_t result;
     const char *found;
 
-    if (apr_atomic_read32(&place->usable)) {
+    if (apr_atomic_read32(&place->usable) && now - apr_atomic_read32(&place->asked) < ASK_AGAIN) {
         return (psp_result_t){.rv = APR_SUCCESS};
     }
     result = psp_db_call(place->database, r->pool, "SELECT pubsubpull.schema_version()", 0, NULL,
@@ -102,14 +121,10 @@ static psp_result_t check_schema(request_rec *r, struct place_t *place)
     }
     found = psp_rows_get(rows, 0, 0);
     if (!found || apr_atoi64(found) != PSP_SCHEMA_VERSION) {
-        return not_ours(
-            r, APR_EGENERAL, "schema-version",
-            apr_psprintf(r->pool,
-                         "The schema pubsubpull in the database is version %s, and this "
-                         "module speaks version %d. The administrator upgrades it with "
-                         "the files of this module: " REMEDY,
-                         found ? found : "unknown", PSP_SCHEMA_VERSION));
+        apr_atomic_set32(&place->usable, 0);
+        return other_version(r, found ? found : "0");
     }
+    apr_atomic_set32(&place->asked, now);
     apr_atomic_set32(&place->usable, 1);
     apr_atomic_set32(&told, 0);
     return result;
