@@ -26,6 +26,7 @@ DO $$ BEGIN
       current_setting('pubsubpull.installed'), pubsubpull.schema_version()
       USING HINT = 'Nothing was changed. Install with the files of the newer module.';
   END IF;
+  PERFORM set_config('pubsubpull.upgraded', CASE WHEN pubsubpull.schema_version()::text <> current_setting('pubsubpull.installed', true) THEN 'yes' ELSE '' END, false);
 END $$;
 \ir record.sql
 \ir log.sql
@@ -48,3 +49,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pubsubpull FROM PUBLIC;
 -- Tables published before an upgrade get the trigger functions of this version.
 SELECT pubsubpull.refresh() \g /dev/null
 COMMIT;
+-- Notifiers of another version look at the schema again when they connect.
+DO $$ BEGIN
+  IF current_setting('pubsubpull.upgraded', true) = 'yes' THEN
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name IN ('pubsubpull notifier', 'pubsubpull records');
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'restart httpd, also where the module is of the new version already: its notifier may not have noticed the upgrade';
+END $$;

@@ -16,7 +16,7 @@ my @users = qw(alice bob admin billing comms auditor);
 my @instances;
 
 # start(pg => $pg, config => "more lines", …). Options, all but pg rarely needed:
-#   mpm => 'event' | 'prefork'; module => 0: without mod_pubsubpull; log_level => 'notice pubsubpull:debug';
+#   mpm => 'event' | 'prefork'; module => 0: without mod_pubsubpull, or the file of another one; log_level => 'notice pubsubpull:debug';
 #   database => conninfo (default: pg's, role pubsubpull); dir, port; env => {}; load => ['more', 'modules'];
 #   allow => 'cidr …' that callbacks may have, default 127.0.0.0/8; mounts => { '/etc/hosts' => file that stands for it };
 #   files => limit of open files;
@@ -107,7 +107,8 @@ END
 sub module_config {
     my ($self) = @_;
     return '' if !$self->{module};
-    my $config = 'LoadModule pubsubpull_module "' . build_dir() . "/mod_pubsubpull.so\"\n";
+    my $file = $self->{module} eq 1 ? build_dir() . '/mod_pubsubpull.so' : $self->{module};
+    my $config = "LoadModule pubsubpull_module \"$file\"\n";
     return $config if !defined $self->{database};
     $config .= "PubSubPullDatabase \"$self->{database}\"\n";
     my $allow = $self->{allow} // '127.0.0.0/8';

@@ -217,7 +217,7 @@ sub psql {
 
 sub install_schema {
     my ($self, %o) = @_;
-    return $self->psql(['-f', repo('sql/install.sql')], user => 'pubsubpull', %o);
+    return $self->psql(['-f', delete $o{file} // repo('sql/install.sql')], user => 'pubsubpull', %o);
 }
 
 # What an owner does before a table can be published.
