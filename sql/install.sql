@@ -1,16 +1,22 @@
 -- SPDX-License-Identifier: Apache-2.0
--- install.sql: installs or upgrades the schema pubsubpull. Run it with
---   psql -v ON_ERROR_STOP=1 -f sql/install.sql
--- as the role that the module connects as (it becomes the owner), with CREATE on the database.
--- Running it again is an upgrade: it replaces functions, adds what is missing and keeps all data.
+-- install.sql: installs or upgrades the schema pubsubpull, after roles.sql, which makes its owner and the module's role:
+--   psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql
+-- by whoever is a member of the owner. Running it again is an upgrade: it replaces functions, adds what is missing and keeps all data.
+-- -v module=NAME: the module's role, if it is not called pubsubpull_httpd.
 \set ON_ERROR_STOP on
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL lock_timeout = '30s';
 SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pubsubpull.install')) \g /dev/null
-CREATE SCHEMA IF NOT EXISTS pubsubpull;
--- Whoever upgrades: all that is new belongs to whom the rest belongs.
+-- Without roles.sql whoever runs this becomes the owner, and the module can connect as that role only. All that is new belongs to whom the rest belongs.
 DO $$ BEGIN
+  IF to_regnamespace('pubsubpull') IS NULL AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    CREATE SCHEMA pubsubpull;
+  END IF;
+  IF to_regnamespace('pubsubpull') IS NULL OR (SELECT r.rolsuper FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'pubsubpull') THEN
+    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'the schema pubsubpull must not belong to a superuser, for its triggers run as its owner',
+      HINT = 'Run sql/roles.sql first: it makes a role for that.';
+  END IF;
   EXECUTE format('SET LOCAL ROLE %I', (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pubsubpull'));
 END $$;
 DO $$ BEGIN -- before it is replaced
@@ -41,11 +47,7 @@ END $$;
 \ir notify.sql
 \ir retry.sql
 \ir metrics.sql
--- Nothing here is for everybody: the owner calls it, triggers run by themselves.
-REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA pubsubpull FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA pubsubpull FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pubsubpull FROM PUBLIC;
+\ir rights.sql
 -- Tables published before an upgrade get the trigger functions of this version.
 SELECT pubsubpull.refresh() \g /dev/null
 COMMIT;

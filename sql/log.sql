@@ -292,7 +292,7 @@ COMMENT ON FUNCTION pubsubpull.update_body(pubsubpull.published, text, text, tex
 DROP FUNCTION IF EXISTS pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel,
   unattributed pubsubpull.unattributed) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $$ -- an error rather than a policy's code
 DECLARE
   p pubsubpull.published;
 BEGIN

@@ -232,12 +232,13 @@ CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, mos
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$
 DECLARE
   number CONSTANT int := split_part(p."rows", ':', 1)::int;
+  after CONSTANT text := nullif(split_part(p."rows", ':', 2), '');
   t pubsubpull.published;
 BEGIN
   SELECT q.* INTO t FROM pubsubpull.published q JOIN pubsubpull.subscription s ON s.table_id = q.id WHERE s.id = number;
   SELECT array_agg(pubsubpull.row_change(t.id, r.row_key, r.row_json) ORDER BY r.n) FILTER (WHERE r.kept), true INTO page, more
   FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 4000000 AS kept
-        FROM pubsubpull.read_rows(t, nullif(split_part(p."rows", ':', 2), ''), false, most) x) r;
+        FROM pubsubpull.run_rows(pubsubpull.rows_command(t, after, false, NULL), pubsubpull.parse_key(t, after), most, false) x) r;
   p."rows" := number || ':' || page[cardinality(page)].key; -- NULL after the last: changes follow
 EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table OR syntax_error THEN
   page := NULL; -- somebody alters the table, dropped it or took the right away; the others must not wait for that

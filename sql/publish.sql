@@ -39,11 +39,25 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_columns(oid, text[], text) IS 'Problem 422 unless the table has all these columns.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.missing_grants(relations oid[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(format('GRANT %s ON %s TO %I;', w.rights, w.names, w.role), ' ' ORDER BY w.role = current_user DESC, w.role)
+  FROM (SELECT m.role, m.rights, string_agg(pubsubpull.table_name(c.oid), ', ' ORDER BY c.oid) AS names
+        FROM pg_class c
+        CROSS JOIN LATERAL (SELECT current_user::text AS role, CASE WHEN c.relkind IN ('r', 'p') THEN 'SELECT, TRIGGER' ELSE 'SELECT' END AS rights
+                            UNION SELECT r::text, 'SELECT' FROM pubsubpull.module_roles() r WHERE c.oid = relations[1] AND r <> current_user) m
+        WHERE c.oid = ANY (relations) AND EXISTS (SELECT FROM unnest(string_to_array(m.rights, ', ')) n WHERE NOT has_table_privilege(m.role, c.oid, n))
+        GROUP BY m.role, m.rights) w
+$$;
+COMMENT ON FUNCTION pubsubpull.missing_grants(oid[]) IS
+  'What the owners of these tables, the first one and its partitions, have to run so that they can be published; NULL: nothing. The owner of this schema makes triggers and reads, the module''s role reads.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.check_publishable(relation regclass) RETURNS pg_class
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   c pg_class;
   name text := pubsubpull.table_name(relation);
+  missing text;
 BEGIN
   SELECT * INTO c FROM pg_class WHERE oid = relation;
   IF c.relkind NOT IN ('r', 'p', 'v', 'm') THEN
@@ -52,19 +66,25 @@ BEGIN
     PERFORM pubsubpull.problem(422, 'not-a-table', format('%s is temporary; only permanent tables can be published.', name));
   ELSIF c.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'pubsubpull'::regnamespace) THEN
     PERFORM pubsubpull.problem(403, 'not-publishable', format('%s belongs to the system and cannot be published.', name));
-  ELSIF NOT has_table_privilege(relation, 'SELECT') OR (c.relkind IN ('r', 'p') AND NOT has_table_privilege(relation, 'TRIGGER')) THEN
-    PERFORM pubsubpull.problem(403, 'missing-privilege', format('The role %s may not publish %s.', current_user, name),
-      format('Its owner can allow it: GRANT SELECT%s ON %s TO %I;', CASE WHEN c.relkind IN ('r', 'p') THEN ', TRIGGER' END, name, current_user));
   END IF;
-  SELECT string_agg(pubsubpull.table_name(t.relid), ', ' ORDER BY t.relid) INTO name FROM pg_partition_tree(relation) t
-  WHERE NOT has_table_privilege(t.relid, 'TRIGGER') OR NOT has_table_privilege(t.relid, 'SELECT');
-  IF name IS NOT NULL THEN
-    PERFORM pubsubpull.problem(403, 'missing-privilege', format('The role %s may not publish the partitions of %s.', current_user, pubsubpull.table_name(relation)),
-      format('Their owner can allow it: GRANT SELECT, TRIGGER ON %s TO %I;', name, current_user));
+  missing := pubsubpull.missing_grants(ARRAY[relation] || ARRAY(SELECT t.relid FROM pg_partition_tree(relation) t WHERE t.relid <> relation)::oid[]);
+  IF missing IS NOT NULL THEN
+    PERFORM pubsubpull.problem(403, 'missing-privilege', format('The module may not publish %s yet.', name), 'Its owner can allow it: ' || missing);
   END IF;
   RETURN c;
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_publishable(regclass) IS 'The table''s pg_class row, or the problem why it cannot be published.';
+
+-- Over HTTP it is httpd that says who may publish. By SQL it is for owners of tables, and for members of this schema's owner.
+CREATE OR REPLACE FUNCTION pubsubpull.check_publisher(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT pg_has_role(pubsubpull.caller(), current_user, 'USAGE') AND pubsubpull.caller() NOT IN (SELECT pubsubpull.module_roles())
+     AND NOT (SELECT pg_has_role(pubsubpull.caller(), c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = relation) THEN
+    PERFORM pubsubpull.problem(403, 'not-owner', format('The role %s does not own %s.', pubsubpull.caller(), pubsubpull.table_name(relation)), 'Its owner can publish it, or not publish it any more.');
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.check_publisher(regclass) IS 'Problem 403 unless the caller owns the table, is httpd, or has the rights of this schema''s owner.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.is_logged(p pubsubpull.published) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -73,7 +93,7 @@ $$;
 COMMENT ON FUNCTION pubsubpull.is_logged(pubsubpull.published) IS 'Whether changes are logged: of tables they are, of views only the rows can be pulled.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb DEFAULT '{}') RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
 DECLARE
   c pg_class := pubsubpull.check_publishable(relation);
   document jsonb := pubsubpull.check_members(options, '{"exclude": "text[]", "key": "text[]", "skip_unchanged": "flag"}');
@@ -83,7 +103,7 @@ DECLARE
   created boolean;
   event text;
 BEGIN
-  PERFORM pubsubpull.check_casts(), pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
+  PERFORM pubsubpull.check_publisher(relation), pubsubpull.check_casts(), pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
   IF names && hidden THEN
     PERFORM pubsubpull.problem(422, 'bad-member', 'A column of the key cannot be excluded: followers know rows by it.');
   ELSIF c.relkind IN ('v', 'm') AND names = '{}' THEN
@@ -115,14 +135,15 @@ BEGIN
   RETURN created;
 END $$;
 COMMENT ON FUNCTION pubsubpull.publish(regclass, jsonb) IS
-  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Of a view the rows can be pulled, by the key given, and nothing is logged. Returns true when the table was not published before. Needs SELECT and TRIGGER on the table for the owner of this schema.';
+  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Of a view the rows can be pulled, by the key given, and nothing is logged. Returns true when the table was not published before. Needs SELECT and TRIGGER on the table for the owner of this schema, and SELECT for the module''s role.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.unpublish(relation regclass) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
 DECLARE
   p pubsubpull.published;
   event text;
 BEGIN
+  PERFORM pubsubpull.check_publisher(relation);
   UPDATE pubsubpull.published q SET unpublished_at = now()
   WHERE q.relation = unpublish.relation AND q.unpublished_at IS NULL RETURNING * INTO p;
   IF NOT FOUND THEN

@@ -6,6 +6,21 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 3';
 COMMENT ON FUNCTION pubsubpull.schema_version() IS
   'Version of this schema; the module compares it with the one it speaks.';
 
+-- roles.sql makes the module's role, rights.sql lets it call this.
+CREATE OR REPLACE FUNCTION pubsubpull.module_roles() RETURNS SETOF name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT r.rolname FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
+  WHERE p.oid = 'pubsubpull.schema_version()'::regprocedure AND a.privilege_type = 'EXECUTE' AND a.grantee <> p.proowner
+$$;
+COMMENT ON FUNCTION pubsubpull.module_roles() IS 'The roles, beside the owner, that httpd servers connect as.';
+
+-- In a function that runs with the owner's rights, who called it.
+CREATE OR REPLACE FUNCTION pubsubpull.caller() RETURNS name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)::name
+$$;
+COMMENT ON FUNCTION pubsubpull.caller() IS 'The role that the session has outside of functions.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.problem(status int, slug text, detail text, hint text DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -8,15 +8,15 @@ my %env = ($pg->env, PGHOST => $pg->{socket}, PGUSER => 'postgres', PGDATABASE =
 my $pid = spawn(cmd => ['/usr/share/davical/dba/create-database.sh', 'davical', 'admin'], env => \%env, log => $log, cwd => '/');
 waitpid $pid, 0;
 is($?, 0, "DAViCal's own script makes its database") or diag slurp($log);
-my @davical = ([user => 'postgres', db => 'davical']);
-$pg->rows(@davical, 'GRANT CREATE ON DATABASE davical TO pubsubpull');
-$pg->rows(@davical, 'GRANT SELECT, TRIGGER ON caldav_data, collection TO pubsubpull');
+$pg->roles(db => 'davical');
+# Its tables belong to whom its script gave them.
+$pg->admin(db => 'davical')->sql($_) for 'GRANT SELECT, TRIGGER ON caldav_data, collection TO pubsubpull', 'GRANT SELECT ON caldav_data, collection TO pubsubpull_httpd';
 $pg->install_schema(db => 'davical');
 
 # A pool of php-fpm as the READMEs of conf/backends/php and DAViCal have it; only the database is elsewhere.
 my $fpm = PspTest::Service->php_fpm(join "\n", 'php_admin_flag[pgsql.allow_persistent] = off',
     'php_admin_value[auto_prepend_file] = ' . repo('conf/backends/php/pubsubpull.php'), "env[PGHOST] = $env{PGHOST}", "env[PGPORT] = $env{PGPORT}");
-my $httpd = PspTest::Httpd->start(pg => $pg, database => $pg->conninfo(user => 'pubsubpull', db => 'davical', socket => 1), config => <<"END");
+my $httpd = PspTest::Httpd->start(pg => $pg, database => $pg->conninfo(user => 'pubsubpull_httpd', db => 'davical', socket => 1), config => <<"END");
 Alias /davical /usr/share/davical/htdocs
 <Directory /usr/share/davical/htdocs>
     Require all granted

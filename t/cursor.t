@@ -46,14 +46,14 @@ admin('UPDATE pubsubpull.log SET secret = $1', $secret);
 ok(decode($cursor), 'and good in its own');
 
 # What keeps transaction numbers keeps cursors: a restart, a crash, a rewritten table, another installation
-$pg->sql([user => 'postgres'], "VACUUM (FULL, FREEZE) pubsubpull.$_") for qw(origin log);
+$pg->admin->sql("VACUUM (FULL, FREEZE) pubsubpull.$_") for qw(origin log);
 $pg->install_schema;
 $pg->restart('immediate');
 ok(decode($cursor), 'a crash, VACUUM FULL and an upgrade leave cursors alone');
 
 # What does not: a copy of the database, a dump that is restored, a server that was set back
 $pg->{dbh} = {};
-$pg->sql([user => 'postgres', db => 'postgres'], 'CREATE DATABASE copy TEMPLATE app');
+$pg->admin(db => 'postgres')->sql('CREATE DATABASE copy TEMPLATE app');
 $db = 'copy';
 refused($cursor, qr/belongs to another log/, 'in a copy of the database it is one of another log');
 my $dump = $pg->{socket} . '/dump';
@@ -61,9 +61,9 @@ my $pid = spawn(cmd => ["$pg->{bin}/pg_dump", '-h', $pg->{socket}, '-p', $pg->po
 waitpid $pid, 0;
 is($?, 0, 'a dump') or diag slurp("$dump.log");
 $pg->{dbh} = {};
-$pg->sql([user => 'postgres', db => 'postgres'], 'DROP DATABASE app');
-$pg->sql([user => 'postgres', db => 'postgres'], 'CREATE DATABASE app OWNER service');
-$pg->psql(['-f', $dump], user => 'postgres');
+$pg->admin(db => 'postgres')->sql('DROP DATABASE app');
+$pg->admin(db => 'postgres')->sql('CREATE DATABASE app OWNER service');
+$pg->admin->psql(['-f', $dump]);
 $db = 'app';
 refused($cursor, qr/belongs to another log.*dump/, 'after a restore from a dump it is one of another log');
 is(admin('SELECT secret FROM pubsubpull.log'), $secret, 'though all else is as it was');

@@ -34,7 +34,7 @@ is(seen(), 'insert:1', 'then the one with the lower id');
 is(seen(), '', 'each once');
 
 # A transaction that stays open delays nobody, also when it wrote long ago; its changes come when it commits.
-my $other_db = $pg->dbh(user => 'postgres', db => 'postgres', AutoCommit => 0);
+my $other_db = $pg->admin(db => 'postgres')->dbh(AutoCommit => 0);
 $other_db->do('CREATE TABLE elsewhere (id int)');
 $a->do('INSERT INTO t SELECT g, 0 FROM generate_series(1000, 1019) g');
 for my $i (3 .. 12) {

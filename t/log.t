@@ -51,7 +51,7 @@ $pg->sql(q{DELETE FROM plain WHERE id = 5});
 is_deeply(logged('plain'), ['D 5 {"id":5,"v":"five"} >'], 'DELETE: new is null');
 $pg->sql(q{TRUNCATE plain});
 is_deeply(logged('plain'), ['T >'], 'TRUNCATE: one event');
-$pg->psql(['-c', q{COPY plain FROM PROGRAM 'printf "7\tseven\n8\teight\n"'}], user => 'postgres');
+$pg->admin->psql(['-c', q{COPY plain FROM PROGRAM 'printf "7\tseven\n8\teight\n"'}]);
 is_deeply(logged('plain'), ['I 7 > {"id":7,"v":"seven"}', 'I 8 > {"id":8,"v":"eight"}'], 'COPY');
 
 table('upsert', '(id int PRIMARY KEY, v text)');

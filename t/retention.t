@@ -39,7 +39,7 @@ pass('the retention is shown');
 
 my ($status, $page, $since) = page('now');
 my $open = $pg->dbh(AutoCommit => 0);    # elsewhere, and for as long as this goes on
-my $elsewhere = $pg->dbh(user => 'postgres', db => 'postgres', AutoCommit => 0);
+my $elsewhere = $pg->admin(db => 'postgres')->dbh(AutoCommit => 0);
 $elsewhere->do('CREATE TABLE elsewhere (id int)');
 my $enough = tmp_dir() . '/enough';
 my @writers = map {

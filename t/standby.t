@@ -6,7 +6,7 @@ use POSIX ();
 my $pg = PspTest::Postgres->start;
 $pg->install_schema;
 my $standby = $pg->standby;
-my $psp = PspTest->up(pg => $pg, config => 'PubSubPullReadDatabase "' . $standby->conninfo(user => 'pubsubpull', socket => 1) . '"');
+my $psp = PspTest->up(pg => $pg, config => 'PubSubPullReadDatabase "' . $standby->conninfo(user => 'pubsubpull_httpd', socket => 1) . '"');
 my $httpd = $psp->httpd;
 my $tables = '/pubsubpull/tables';
 my @as = (user => 'alice');
@@ -21,7 +21,7 @@ is(scalar @{ $page->{rows} }, 10, 'rows from the standby');
 sub ids { my ($url) = @_; return join ' ', map { $_->{key}{id} } @{ $httpd->get($url, @as)->json->{changes} } }
 is(ids("$tables/public.t/changes/"), join(' ', 1 .. 10), 'and changes');
 my $next = $page->{changes};
-$standby->sql([user => 'postgres'], 'SELECT pg_wal_replay_pause()');
+$standby->admin->sql('SELECT pg_wal_replay_pause()');
 $pg->sql('INSERT INTO t VALUES (11, 0)');
 is(ids($next), '', 'a standby that lags answers what it has');
 my $ahead = $pg->sql([user => 'pubsubpull'], 'SELECT pubsubpull.cursor_encode(pubsubpull.now_position())');
@@ -31,7 +31,7 @@ like($answer->json->{next}, qr/since=\Q$ahead\E/, 'and stays what it is');
 my ($middle) = json($pg->sql([user => 'pubsubpull'], q{SELECT body FROM pubsubpull.changes_get('http://h', 'public.t', NULL, NULL, NULL, '3', NULL, NULL, NULL, 'page', NULL)}))->{next} =~ /since=([^&]*)/;
 $answer = $httpd->get("$tables/public.t/changes/?since=$middle", @as);
 is($answer->status . ' ' . @{ $answer->json->{changes} } . ' ' . ($answer->json->{next} =~ /since=\Q$middle\E/), '200 0 1', 'so does one from inside a batch that the standby does not have');
-$standby->sql([user => 'postgres'], 'SELECT pg_wal_replay_resume()');
+$standby->admin->sql('SELECT pg_wal_replay_resume()');
 $pg->wait_for_standby($standby);
 is(ids($next), '11', 'then the rest');
 is(ids("$tables/public.t/changes/?since=$middle"), join(' ', 4 .. 11), 'here, too');
@@ -83,13 +83,13 @@ sub step {
     return $r->{more};
 }
 while (time < $end) {
-    if (rand() < 0.01) { $standby->sql([user => 'postgres'], 'SELECT ' . (($paused = !$paused) ? 'pg_wal_replay_pause()' : 'pg_wal_replay_resume()')) }
+    if (rand() < 0.01) { $standby->admin->sql('SELECT ' . (($paused = !$paused) ? 'pg_wal_replay_pause()' : 'pg_wal_replay_resume()')) }
     $where = !$where if rand() < 0.03;
     step($where ? 1 : 0, 1 + int rand 20);
     sleep 0.002;
 }
 waitpid $_, 0 for @writers;
-$standby->sql([user => 'postgres'], 'SELECT pg_wal_replay_resume()');
+$standby->admin->sql('SELECT pg_wal_replay_resume()');
 $pg->wait_for_standby($standby);
 1 while step(1, 1000);
 is(step(0, 1000), JSON::PP::false(), 'the end');

@@ -10,7 +10,7 @@ my ($pg, $httpd) = ($psp->pg, $psp->httpd);
 my $tables = '/pubsubpull/tables';
 my @as = (user => 'alice', headers => [Accept => 'application/x-ndjson']);
 sub lines { my ($answer) = @_; return [split /(?<=\n)/, $answer->body] }
-sub sessions { return $pg->sql([user => 'postgres'], q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull' AND query LIKE 'COPY%' AND state <> 'idle'}) }
+sub sessions { return $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND query LIKE 'COPY%' AND state <> 'idle'}) }
 
 # All rows, whatever is in them
 $psp->publish('public.t', 'id int PRIMARY KEY, t text, j json, secret text', { exclude => ['secret'] });
@@ -96,12 +96,13 @@ $psp->publish('public.slow', 'id int PRIMARY KEY, t text');
 $pg->sql(q{INSERT INTO slow SELECT g, repeat('x', 1000) FROM generate_series(1, 5000) g});
 my $reader = stall("$tables/public.big/rows/", 200_000);
 wait_until { sessions() == 1 } 5, 'a stream';
-$pg->kill_backend(q{usename = 'pubsubpull' AND query LIKE 'COPY%' AND state <> 'idle'});
+$pg->kill_backend(q{usename = 'pubsubpull_httpd' AND query LIKE 'COPY%' AND state <> 'idle'});
 my $got = do { local $/ = undef; <$reader> };
 like($got, qr/\AHTTP\/1\.1 200 .*"id":1,/s, 'a stream began');
 unlike($got, qr/\r\n0\r\n/, 'its session is killed: it ends without an end');
 $httpd->wait_for_log(qr/PSP0330/, 5);
-$pg->sql('CREATE VIEW failing AS SELECT id, t, 1 / (4000 - id) AS n FROM slow; GRANT SELECT ON failing TO pubsubpull');
+$pg->sql('CREATE VIEW failing AS SELECT id, t, 1 / (4000 - id) AS n FROM slow');
+$pg->publishable('failing');
 $httpd->put("$tables/public.failing", { key => ['id'] }, user => 'admin');
 $answer = $httpd->get("$tables/public.failing/rows/", @as);
 is($answer->{truncated}, 1, 'an error in the middle, too') or diag length $answer->body;

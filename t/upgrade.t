@@ -27,15 +27,16 @@ $soak->measure;
 cmp_ok(parked(), '>', 0, "version $earlier has deliveries that wait for their next try");
 
 # A server with this module comes too early
-my $new = PspTest::Httpd->start(pg => $pg, config => $servers[0]{config} =~ s/spool-1/spool-3/r);
+my $new = PspTest::Httpd->start(pg => $pg, database => $servers[0]{database}, config => $servers[0]{config} =~ s/spool-1/spool-3/r);
 $new->expect_log(qr/./);
 said($new, qr/PSP0415.*version $earlier.*install\.sql/, 'this module tells what the earlier schema needs');
 is($new->get('/pubsubpull/tables/', user => 'alice')->status, 503, 'and serves nothing of it');
 serves($new, 'and proxies');
 
-# The upgrade, under load
+# The upgrade, under load, with roles of its own for httpd from now on
 my $fault = { name => 'database upgraded', from => time };
 push @{ $soak->{faults} }, $fault;
+$pg->roles;
 $pg->install_schema;
 my $took = time - $fault->{from};
 note(sprintf 'installing took %.1f s', $took);
@@ -47,11 +48,13 @@ serves($_, 'and proxies') for @servers;
 # The servers get this module, one after the other
 for my $server (@servers) {
     $server->{module} = 1;
+    $server->{database} = $pg->conninfo(user => 'pubsubpull_httpd', socket => 1);
     $server->write_config;
     $server->restart;
     is($server->get('/pubsubpull/tables/', user => 'alice')->status, 200, 'a server with this module');
 }
 $new->stop;
+$pg->admin->sql('ALTER ROLE pubsubpull NOLOGIN');
 $fault->{to} = time;
 push @{ $soak->{faults} }, { name => 'server_restarted', from => $fault->{to}, to => $fault->{to} };
 $soak->subscribe('restarted', delete $soak->{later}{restarted});

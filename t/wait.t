@@ -29,7 +29,7 @@ sub got {
     return $text{$s};
 }
 sub events { my ($s, $url, @headers) = @_; return ref $s ? join(" ", got($s) =~ /^data: \{"id":(\d+)/mg) : ask($url, "Accept: text/event-stream", @headers) }
-sub waiting { return $pg->sql([user => 'postgres'], q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull' AND query LIKE '%pubsubpull.watch(%'}) }
+sub waiting { return $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND query LIKE '%pubsubpull.watch(%'}) }
 sub now { return $httpd->get("$path?since=now", @as)->json->{next} }
 
 # Long-poll

@@ -125,7 +125,7 @@ problem_is($httpd->get("$root/tables/public.keyless/rows/", @alice), 409, 'no-ke
 is($httpd->get("$root/tables/public.keyless/changes/", @alice)->status, 200, 'but followed');
 
 $pg->sql(q{CREATE TABLE "Ödd, ""Name" ("a/b" text, "c,d" int, PRIMARY KEY ("a/b", "c,d"))});
-$pg->sql(q{GRANT SELECT, TRIGGER ON "Ödd, ""Name" TO pubsubpull});
+$pg->publishable(q{"Ödd, ""Name"});
 my $odd = "$root/tables/public.%22%C3%96dd%2C%20%22%22Name%22";
 is($httpd->put($odd, {}, @alice)->status, 201, 'a quoted name') or diag $httpd->put($odd, {}, @alice)->body;
 $pg->sql(q{INSERT INTO "Ödd, ""Name" VALUES ('x/y, é?%', 5)});

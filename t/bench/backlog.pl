@@ -13,7 +13,7 @@ my $pg  = $psp->pg;
 $psp->publish('public.t', 'id int PRIMARY KEY, name text, city text, n int');
 my $since = $pg->sql([user => 'pubsubpull'], 'SELECT pubsubpull.cursor_encode(pubsubpull.now_position())');
 $pg->sql(q{INSERT INTO t SELECT g, 'name ' || g, 'city ' || g % 100, g FROM generate_series(1, ?) g}, $changes);
-$pg->sql([user => 'postgres'], 'VACUUM ANALYZE');
+$pg->admin->sql('VACUUM ANALYZE');
 $psp->subscribe('s', { table => 'public.t', since => $since, callback => $nginx->url('/{id}'), concurrency => 64 });
 my ($most, @at) = (0);
 while (1) {

@@ -46,7 +46,7 @@ for my $round (1 .. $rounds) {
     $pg->sql('TRUNCATE t');
     my $since = $pg->sql([user => 'pubsubpull'], 'SELECT pubsubpull.cursor_encode(pubsubpull.now_position())');
     $pg->sql(q{INSERT INTO t SELECT g, 'name ' || g, 'city ' || g % 100, g FROM generate_series(1, ?) g}, $changes);
-    $pg->sql([user => 'postgres'], 'VACUUM ANALYZE');
+    $pg->admin->sql('VACUUM ANALYZE');
     my $body = substr $pg->sql([user => 'pubsubpull'], q{SELECT body FROM pubsubpull.changes_get('http://127.0.0.1/pubsubpull', NULL, NULL, NULL, $1, '1', NULL, NULL, NULL, 'page', NULL)}, $since), 0, 500;
     push @single,     ours($since, callback => $nginx->url('/t/{id}'));
     push @bare,       theirs($changes, $body);

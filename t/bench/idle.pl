@@ -23,7 +23,7 @@ wait_until {
 } 30, 'all subscriptions to be served';
 $pg->sql("INSERT INTO t$_ VALUES (1, 'one')") for 0 .. 99;
 $receiver->wait_for($subscriptions, 60);
-$pg->sql([user => 'postgres'], 'VACUUM ANALYZE');
+$pg->admin->sql('VACUUM ANALYZE');
 sleep 3;
 
 sub ticks {
@@ -33,7 +33,7 @@ sub ticks {
     return $user + $system;
 }
 my %pid = (notifier => $httpd->notifier_pid);
-$pid{ $_->[0] } = $_->[1] for @{ $pg->rows([user => 'postgres'], q{SELECT application_name, pid FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull %'}) };
+$pid{ $_->[0] } = $_->[1] for @{ $pg->admin->rows(q{SELECT application_name, pid FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull %'}) };
 keys %pid == 3 or die 'the notifier has not two sessions';
 my %before = map { $_ => ticks($pid{$_}) } keys %pid;
 my $start = time;

@@ -11,7 +11,7 @@ my $seconds = $ENV{BENCH_SECONDS} // 8;
 my $tables  = 100;
 my $pg      = PspTest::Postgres->start;
 $pg->install_schema;
-$pg->sql([user => 'postgres'], "ALTER SYSTEM SET autovacuum_naptime = '5s'");
+$pg->admin->sql("ALTER SYSTEM SET autovacuum_naptime = '5s'");
 my $nginx   = Nginx->start('return 204;', q{log_format at '$msec $uri'; access_log DIR/access.log at;});
 my $service = PspTest::Service->start(port => free_port(), env => { $pg->env }, cmd => ['/usr/bin/perl', repo('t/bench/service.pl'), '{port}', 12]);
 my $psp     = PspTest->up(pg => $pg, config => "LogLevel warn\n<Location /service/>\nPubSubPull On\nProxyPass @{[$service->url('/')]} keepalive=On\n</Location>");

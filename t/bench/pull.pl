@@ -58,7 +58,7 @@ sub versus {    # medians of two, in turn
 $pg->sql('ALTER TABLE big DISABLE TRIGGER USER');
 fill('big', 500_000);
 fill('small', 10_000);
-$pg->sql([user => 'postgres'], 'VACUUM ANALYZE');
+$pg->admin->sql('VACUUM ANALYZE');
 my $url = $httpd->url("$base.big/rows/");
 my ($ours, $theirs, $ratio) = versus(
     sub { my $start = time; system("curl -s -u alice:alice -H 'Accept: application/x-ndjson' $url > $tmp/rows") == 0 or die 'curl'; return time - $start },

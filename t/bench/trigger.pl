@@ -15,15 +15,15 @@ $pg->install_schema;
 my $columns = q{id serial PRIMARY KEY, name text, city text, country text, n int, amount numeric(12,2), flag boolean,
     created timestamptz DEFAULT now(), note text, u uuid DEFAULT gen_random_uuid()};
 my @tables = qw(bare ours pgq origin);
-$pg->sql([user => 'postgres'], 'CREATE EXTENSION pgq; SELECT pgq.create_queue(\'bench\')');
-$pg->sql([user => 'postgres'], "CREATE TABLE $_ ($columns)") for @tables;
-$pg->sql([user => 'postgres'], 'GRANT SELECT, TRIGGER ON ours TO pubsubpull');
+$pg->admin->sql(q{CREATE EXTENSION pgq; SELECT pgq.create_queue('bench'); GRANT pgq_writer TO service});
+$pg->sql("CREATE TABLE $_ ($columns)") for @tables;
+$pg->publishable('ours');
 $pg->sql([user => 'pubsubpull'], q{SELECT pubsubpull.publish('ours')});
-$pg->sql([user => 'postgres'], q{CREATE TRIGGER log AFTER INSERT OR UPDATE OR DELETE ON pgq FOR EACH ROW EXECUTE FUNCTION pgq.logutriga('bench')});
+$pg->sql(q{CREATE TRIGGER log AFTER INSERT OR UPDATE OR DELETE ON pgq FOR EACH ROW EXECUTE FUNCTION pgq.logutriga('bench')});
 
 # The trigger of django-pubsubpull as its documentation describes it: row by row, row_to_json to jsonb, and a request that is a
 # foreign key checked at commit.
-$pg->sql([user => 'postgres'], <<'END');
+$pg->sql(<<'END');
 CREATE TABLE origin_request (id serial PRIMARY KEY, path text);
 CREATE TABLE origin_log (id serial PRIMARY KEY, "table" text, type char, old jsonb, new jsonb, at timestamptz DEFAULT now(),
     request_id int REFERENCES origin_request DEFERRABLE INITIALLY DEFERRED);
@@ -44,7 +44,7 @@ END $$;
 CREATE TRIGGER log AFTER INSERT OR UPDATE OR DELETE ON origin FOR EACH ROW EXECUTE FUNCTION origin_trigger();
 END
 
-my $dbh = $pg->dbh(user => 'postgres');
+my $dbh = $pg->dbh;
 $dbh->do('SET synchronous_commit = off');
 my %seconds;
 
@@ -68,8 +68,9 @@ $pg->sql([user => 'pubsubpull'], q{SELECT pubsubpull.set_keys(gen_random_uuid(),
 
 for my $round (0 .. $rounds) {
     for my $table (@tables) {
-        my $queue = $pg->sql([user => 'postgres'], q{SELECT pgq.current_event_table('bench')});
-        $dbh->do("TRUNCATE pubsubpull.change, origin_log, $queue, $table RESTART IDENTITY");
+        my $queue = $pg->admin->sql(q{SELECT pgq.current_event_table('bench')});
+        $pg->admin->sql("TRUNCATE pubsubpull.change, $queue");
+        $dbh->do("TRUNCATE origin_log, $table RESTART IDENTITY");
         clock('INSERT of 50,000 rows', $table, $bulk,
             "INSERT INTO $table (name, city, country, n, amount, flag, note) SELECT 'name ' || g, 'city ' || g % 100, 'NL', g, g * 1.5, g % 2 = 0, 'some text here ' || g FROM generate_series(1, $bulk) g");
         clock('UPDATE of 50,000 rows', $table, $bulk, "UPDATE $table SET n = n + 1, note = 'x' || note");

@@ -19,7 +19,7 @@ sub start {
     my $pg = $self->{pg} = PspTest::Postgres->start(
         dir => "$self->{dir}/pg", log => "$self->{dir}/postgresql.log");
     $pg->install_schema;
-    $pg->sql([user => 'postgres', db => 'postgres'], $_)
+    $pg->admin(db => 'postgres')->sql($_)
         for 'CREATE ROLE billing LOGIN', 'CREATE DATABASE billing OWNER billing';
     say_so('PostgreSQL                    port ' . $pg->port . ', databases app and billing, schema pubsubpull in app');
 

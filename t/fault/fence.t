@@ -51,7 +51,7 @@ my $lock = $pg->dbh(user => 'pubsubpull', AutoCommit => 0);
 $lock->do('SELECT FROM pubsubpull.progress FOR UPDATE');
 $pg->sql('UPDATE t SET n = 6');
 $receiver->wait_for(1, 5);
-wait_until { $pg->sql([user => 'postgres'], q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE NOT l.granted AND a.query ~ 'notify_save'}) } 5, 'the result to wait for the lock';
 kill KILL => $one->notifier_pid;
 $pg->kill_backend(q{application_name = 'pubsubpull notifier' AND query ~ 'notify_save' AND wait_event_type = 'Lock'});

@@ -8,9 +8,8 @@ my ($pg, $httpd) = ($psp->pg, $psp->httpd);
 my $receiver = PspTest::Receiver->start;
 $psp->publish('public.t', 'id int PRIMARY KEY, n int');
 $psp->subscribe("s$_", { callback => $receiver->url("/s$_/{id}"), table => 'public.t' }) for 1 .. 4;
-my @as    = ([user => 'pubsubpull']);
-my @super = ([user => 'postgres']);
-my $n     = 0;
+my @as = ([user => 'pubsubpull']);
+my $n  = 0;
 
 # Three changes of each of five keys for four subscriptions. Returns how many PUTs there must be in all.
 sub change {
@@ -31,9 +30,9 @@ sub all_there {
     return is(join("\n", @wrong), '', "$what: every change arrives, in order");
 }
 sub states { my ($state) = @_; my $count = () = $pg->log =~ /\] \Q$state\E [^\n]* pubsubpull (?:notifier|records) ERROR/g; return $count }
-sub saving { return $pg->sql(@super, q{SELECT pid FROM pg_stat_activity WHERE query ~ 'notify_save' AND wait_event_type = 'Lock' LIMIT 1}) }
+sub saving { return $pg->admin->sql(q{SELECT pid FROM pg_stat_activity WHERE query ~ 'notify_save' AND wait_event_type = 'Lock' LIMIT 1}) }
 sub end_sessions { return $pg->kill_backend(q{application_name IN ('pubsubpull notifier', 'pubsubpull records')}) }
-sub as_role { my ($what) = @_; $pg->sql(@super, "ALTER ROLE pubsubpull $what"); end_sessions(); return }
+sub as_role { my ($what) = @_; $pg->admin->sql("ALTER ROLE pubsubpull_httpd $what"); end_sessions(); return }
 sub log_count { my ($pattern) = @_; my $count = () = $httpd->log =~ /$pattern/g; return $count }
 change();
 all_there('undisturbed');
@@ -44,7 +43,7 @@ for (1 .. 5) {
     $lock->do('SELECT FROM pubsubpull.progress FOR UPDATE');
     change();
     my $pid = wait_until { saving() } 5, 'a result to wait';
-    $pg->sql(@super, 'SELECT pg_cancel_backend($1)', $pid);
+    $pg->admin->sql('SELECT pg_cancel_backend($1)', $pid);
     wait_until { states('57014') >= $_ } 5, 'the call to be cancelled';
     $lock->rollback;
 }
@@ -98,12 +97,12 @@ for my $limit (0, 1) {
     my ($lost, $back) = (log_count('PSP0410: .*too many connections'), log_count('PSP0411'));
     $lock->disconnect;
     $pg->{dbh} = {};
-    $pg->kill_backend(q{usename = 'pubsubpull'}) if $limit;
+    $pg->kill_backend(q{usename = 'pubsubpull_httpd'}) if $limit;
     as_role("CONNECTION LIMIT $limit");
     change();
     wait_until { log_count('PSP0410: .*too many connections') > $lost } 10, 'the log to say so';
     pass("53300 with $limit connections is said in the log");
-    $pg->sql(@super, 'ALTER ROLE pubsubpull CONNECTION LIMIT -1');
+    $pg->admin->sql('ALTER ROLE pubsubpull CONNECTION LIMIT -1');
     all_there('53300', 15);
     wait_until { log_count('PSP0411') > $back } 10, 'the log to say that it is over';
     pass('and that it is over');

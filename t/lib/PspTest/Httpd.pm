@@ -17,7 +17,7 @@ my @instances;
 
 # start(pg => $pg, config => "more lines", …). Options, all but pg rarely needed:
 #   mpm => 'event' | 'prefork'; module => 0: without mod_pubsubpull, or the file of another one; log_level => 'notice pubsubpull:debug';
-#   database => conninfo (default: pg's, role pubsubpull); dir, port; env => {}; load => ['more', 'modules'];
+#   database => conninfo (default: pg's, role pubsubpull_httpd); dir, port; env => {}; load => ['more', 'modules'];
 #   allow => 'cidr …' that callbacks may have, default 127.0.0.0/8; mounts => { '/etc/hosts' => file that stands for it };
 #   files => limit of open files;
 #   location => 0: no <Location /pubsubpull>, or directives to put into it instead of `Require valid-user`.
@@ -27,7 +27,7 @@ sub start {
     my $self = bless { mpm => 'event', module => 1, %o, owner => $$, expected => [] }, $class;
     $self->{dir}  //= tmp_dir();
     $self->{port} //= free_port();
-    $self->{database} //= $self->{pg}->conninfo(user => 'pubsubpull', socket => 1) if $self->{pg};
+    $self->{database} //= $self->{pg}->conninfo(user => 'pubsubpull_httpd', socket => 1) if $self->{pg};
     $self->{htdocs} = "$self->{dir}/htdocs";
     for my $dir ($self->{htdocs}, "$self->{dir}/cgi-bin") { -d $dir or mkdir $dir or die "$dir: $!" }
     spew("$self->{dir}/users", join '', map { "$_:" . crypt($_, '$1$psp') . "\n" } @users);

@@ -7,8 +7,12 @@ use DBI;
 use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive signal_group wait_until free_port repo slurp spew);
 
 # start(fsync => 1, config => "more lines", dir => where, socket => dir, log => file, port => n)
-# Databases and roles: the superuser postgres; `service`, which owns database `app` and what it makes there;
-# `pubsubpull`, which owns the module's schema once install_schema was called. All may connect without a password.
+# Database `app`. Roles are those of a hosted server and of sql/roles.sql, and all may connect without a password:
+#   service           owns the database and what it makes there: the services
+#   pubsubpull_httpd  the module's role: httpd, and nobody else
+#   pubsubpull        owns the module's schema; nobody connects as it, `user => 'pubsubpull'` is the administrator in that role
+#   administrator     has CREATEROLE and CREATE on the database: runs sql/roles.sql and sql/install.sql
+#   postgres          superuser: only through ->admin, for what the administrator of a server does
 sub start {
     my ($class, %o) = @_;
     my $tmp = $o{socket} // tmp_dir();
@@ -32,12 +36,9 @@ sub start {
     $self->initdb;
     at_exit(sub { $self->stop('immediate') if $self->{owner} == $$ });
     $self->launch;
-    my $dbh = $self->dbh(user => 'postgres', db => 'postgres');
-    $dbh->do('CREATE ROLE service LOGIN');
-    $dbh->do('CREATE ROLE pubsubpull LOGIN');
-    $dbh->do('CREATE DATABASE app OWNER service');
-    $dbh->do('GRANT CREATE ON DATABASE app TO pubsubpull');
-    $dbh->disconnect;
+    my $admin = $self->admin(db => 'postgres');
+    $admin->sql($_) for 'CREATE ROLE service LOGIN', 'CREATE ROLE administrator LOGIN CREATEROLE', 'CREATE DATABASE app OWNER service';
+    $self->roles;
     return $self;
 }
 
@@ -82,7 +83,7 @@ END
 # A hot standby of this server, which is restarted for it.
 sub standby {
     my ($self) = @_;
-    $self->sql([user => 'postgres', db => 'postgres'], "ALTER SYSTEM SET $_")
+    $self->admin(db => 'postgres')->sql("ALTER SYSTEM SET $_")
         for 'wal_level = replica', 'max_wal_senders = 4', 'hot_standby_feedback = on', 'wal_keep_size = 64';
     $self->{dbh} = {};
     $self->restart;
@@ -107,8 +108,8 @@ sub standby {
 # Wait until a standby has all that this server has committed.
 sub wait_for_standby {
     my ($self, $standby) = @_;
-    my $lsn = $self->sql([user => 'postgres'], 'SELECT pg_current_wal_insert_lsn()');
-    wait_until { $standby->sql([user => 'postgres'], 'SELECT pg_last_wal_replay_lsn() >= $1', $lsn) } 20, 'the standby';
+    my $lsn = $self->admin->sql('SELECT pg_current_wal_insert_lsn()');
+    wait_until { $standby->admin->sql('SELECT pg_last_wal_replay_lsn() >= $1', $lsn) } 20, 'the standby';
     return;
 }
 
@@ -177,8 +178,23 @@ sub dbh {
     my ($self, %o) = @_;
     my $user = delete $o{user} // 'service';
     my $db   = delete $o{db};
-    return DBI->connect($self->dsn($db), $user, '',
+    my $dsn  = $self->dsn($db);
+    not_super($user, delete $o{admin});
+    ($user, $dsn) = ('administrator', "$dsn;options=-crole=pubsubpull") if $user eq 'pubsubpull';
+    return DBI->connect($dsn, $user, '',
         { RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1, AutoInactiveDestroy => 1, %o });
+}
+
+sub not_super {
+    my ($user, $admin) = @_;
+    die "no test runs as superuser; what an administrator of the server does goes through \$pg->admin\n" if $user eq 'postgres' && !$admin;
+    return;
+}
+
+# What only the superuser can do: admin->sql(…), admin(db => 'postgres')->rows(…), admin->dbh, admin->psql([…])
+sub admin {
+    my ($self, %o) = @_;
+    return PspTest::Postgres::Admin->new($self, %o);
 }
 
 # sql($statement, @values): first column of the first row. sql([user => …, db => …], $statement, @values): as somebody else.
@@ -205,9 +221,11 @@ sub psql {
     my ($self, $args, %o) = @_;
     my $out = "$self->{socket}/psql.out";
     unlink $out;
+    not_super($o{user} // 'service', $o{admin});
+    my %as = ($o{user} // '') eq 'pubsubpull' ? (PGUSER => 'administrator', PGOPTIONS => '-c role=pubsubpull') : ();
     my $pid = spawn(
         cmd => ["$self->{bin}/psql", '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', @$args],
-        env => { $self->env(%o), PGHOST => $self->{socket}, %{ $o{env} // {} } }, log => $out);
+        env => { $self->env(%o), PGHOST => $self->{socket}, %as, %{ $o{env} // {} } }, log => $out);
     waitpid $pid, 0;
     my $status = $?;
     my $text = slurp($out);
@@ -215,23 +233,52 @@ sub psql {
     return $text;
 }
 
-sub install_schema {
+# The roles and the empty schema, as the README says. The server's superuser lets the administrator make schemas.
+sub roles {
     my ($self, %o) = @_;
-    return $self->psql(['-f', delete $o{file} // repo('sql/install.sql')], user => 'pubsubpull', %o);
+    my $db = $o{db} // 'app';
+    $self->admin(db => $db)->sql("GRANT CREATE ON DATABASE $db TO administrator");
+    return $self->psql(['-f', repo('sql/roles.sql')], user => 'administrator', %o);
 }
 
-# What an owner does before a table can be published.
+sub install_schema {
+    my ($self, %o) = @_;
+    return $self->psql(['-f', repo('sql/install.sql')], user => 'administrator', %o);
+}
+
+# As it was before there was roles.sql: one role owns the schema, and httpd connects as it.
+sub install_earlier {
+    my ($self, $file) = @_;
+    $self->admin->sql('ALTER ROLE pubsubpull LOGIN; GRANT CREATE ON DATABASE app TO pubsubpull');
+    return $self->psql(['-f', $file], user => 'pubsubpull');
+}
+
+# What an owner does before a table, or a view, can be published.
 sub publishable {
     my ($self, @tables) = @_;
-    $self->sql("GRANT SELECT, TRIGGER ON $_ TO pubsubpull") for @tables;
+    $self->sql("GRANT SELECT, TRIGGER ON $_ TO pubsubpull; GRANT SELECT ON $_ TO pubsubpull_httpd") for @tables;
     return;
 }
 
 # Statements of a role's or application's sessions end in an error: kill_backend("application_name ~ 'notifier'")
 sub kill_backend {
     my ($self, $where) = @_;
-    return scalar @{ $self->rows([user => 'postgres', db => 'postgres'],
+    return scalar @{ $self->admin(db => 'postgres')->rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ($where)") };
 }
+
+package PspTest::Postgres::Admin;
+use strict;
+use warnings;
+
+sub new {
+    my ($class, $pg, %o) = @_;
+    return bless { pg => $pg, as => [user => 'postgres', admin => 1, %o] }, $class;
+}
+
+sub sql  { my ($self, @statement) = @_; return $self->{pg}->sql($self->{as}, @statement) }
+sub rows { my ($self, @statement) = @_; return $self->{pg}->rows($self->{as}, @statement) }
+sub dbh  { my ($self, %o) = @_; return $self->{pg}->dbh(@{ $self->{as} }, %o) }
+sub psql { my ($self, $args, %o) = @_; return $self->{pg}->psql($args, @{ $self->{as} }, %o) }
 
 1;

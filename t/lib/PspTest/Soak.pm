@@ -2,7 +2,7 @@
 # Soak.pm: mixed load and random faults for a while; afterwards everything has to add up.
 #
 #   my $soak = PspTest::Soak->start(seconds => 60, seed => 1);    # PostgreSQL, two httpd servers, a receiver, subscriptions, load
-#                                    schema => 'install.sql', module => 'mod_pubsubpull.so', config => 'of server {n}': others than these
+#                                    schema => 'install.sql' of before roles.sql, module => 'mod_pubsubpull.so', config => 'of server {n}': others than these
 #   $soak->run;                                                   # faults
 #   $soak->settle;                                                # faults and load end; wait until all is delivered
 #   $soak->account;                                               # see Soak/Account.pm
@@ -53,11 +53,12 @@ sub start {
     my $self = bless { %o, dir => tmp_dir(), later => { %later }, faults => [], owner => $$, loads => [] }, $class;
     srand $self->{seed};
     my $pg = $self->{pg} = PspTest::Postgres->start(fsync => 1, config => "deadlock_timeout = 200ms\n");
-    $pg->install_schema(file => $o{schema});
+    $o{schema} ? $pg->install_earlier($o{schema}) : $pg->install_schema;
+    my $role = $o{schema} ? 'pubsubpull' : 'pubsubpull_httpd';
     my $config = $self->service . ($o{config} // '');
     $self->{receiver} = PspTest::Receiver->start(script => 'soak_receiver.py');
     $self->{receiver}->reply(status => 204, flaky => 0.2);
-    $self->{servers} = [map { PspTest::Httpd->start(pg => $pg, config => $config =~ s/\{n\}/$_/gr, module => $o{module} // 1) } 1, 2];
+    $self->{servers} = [map { PspTest::Httpd->start(pg => $pg, database => $pg->conninfo(user => $role, socket => 1), config => $config =~ s/\{n\}/$_/gr, module => $o{module} // 1) } 1, 2];
     $_->expect_log(qr/./) for @{ $self->{servers} };    # accounting looks at the log itself
     $pg->sql($_) for PspTest::Soak::Writer::tables();
     $self->publish($_) for qw(plain pair part);

@@ -286,7 +286,7 @@ sub nothing_stays {
     eval { wait_until { !(@left = grep { PspTest::Soak::Faults::command_line($_) =~ /$ours/ } map { m{(\d+)} } glob '/proc/[0-9]*') } 3; 1 };
     none('no process of theirs is left', @left);
     my $sessions = [];
-    eval { wait_until { !@{ $sessions = $self->{pg}->rows([user => 'postgres'], q{SELECT application_name, state, query FROM pg_stat_activity WHERE usename = 'pubsubpull' AND application_name LIKE 'pubsubpull%'}) } } 5; 1 };
+    eval { wait_until { !@{ $sessions = $self->{pg}->admin->rows(q{SELECT application_name, state, query FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND application_name LIKE 'pubsubpull%'}) } } 5; 1 };
     none('no session of theirs is left', map { join ' ', map { $_ // '' } @$_ } @$sessions);
     none('nothing in the logs tells of a mistake', map { bad_lines($_->output) } @{ $self->{servers} });
     none('nor in that of PostgreSQL', grep { /pubsubpull@/ && /ERROR|PANIC|FATAL/ && !/terminating connection|connection to client lost|statement timeout|the database system is|not yet accepting/ } split /\n/, $self->{pg}->log);

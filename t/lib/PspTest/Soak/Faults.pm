@@ -100,7 +100,7 @@ sub command_line { my ($pid) = @_; open my $in, '<', "/proc/$pid/cmdline" or ret
 # Waits until PostgreSQL answers.
 sub as_superuser {
     my ($self, @statement) = @_;
-    return wait_until { eval { $self->{pg}->rows([user => 'postgres', db => 'postgres'], @statement) } } 60, 'PostgreSQL';
+    return wait_until { eval { $self->{pg}->admin(db => 'postgres')->rows(@statement) } } 60, 'PostgreSQL';
 }
 
 sub backends {

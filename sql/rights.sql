@@ -1,0 +1,45 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- rights.sql: what the module's role may do: call these functions, and nothing else. Nobody else may anything; triggers run by themselves.
+
+REVOKE ALL ON SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pubsubpull FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pubsubpull FROM PUBLIC;
+
+\if :{?module}
+\else
+\set module pubsubpull_httpd
+\endif
+\if :{?publisher}
+\else
+\set publisher pubsubpull_publisher
+\endif
+SELECT set_config('pubsubpull.module', :'module', true), set_config('pubsubpull.publisher', :'publisher', true) \g /dev/null
+DO $$
+DECLARE
+  -- What httpd calls. These run with the rights of the schema's owner.
+  calls CONSTANT text[] := ARRAY['schema_version', 'root_get',
+    'tables_get', 'table_get', 'table_put', 'table_delete',
+    'rows_plan', 'row_plan', 'rows_copy', 'stream_begin', 'await_flush', 'changes_get', 'watch', 'logged_names',
+    'requests_get', 'request_get',
+    'subscriptions_get', 'subscription_get', 'subscription_put', 'subscription_delete', 'subscription_table', 'subscription_state_get', 'subscription_state_put',
+    'subscription_position_get', 'subscription_position_put', 'failures_get', 'failure_put', 'failure_delete',
+    'notify_lease', 'notify_renew', 'notify_release', 'notify_leave', 'notify_give', 'notify_probe', 'notify_read', 'notify_due', 'notify_save', 'notify_maintain',
+    'record_requests', 'awaits_reads', 'set_keys', 'metrics'];
+  -- These run with the rights of the caller: they read the services' tables.
+  helpers CONSTANT text[] := ARRAY['rows_get', 'row_get', 'run_rows', 'percent_encode', 'problem'];
+  -- What those call who publish tables by SQL; these look at the caller themselves.
+  publishing CONSTANT text[] := ARRAY['publish', 'unpublish'];
+  modules CONSTANT name[] := ARRAY(SELECT pubsubpull.module_roles() UNION SELECT rolname FROM pg_roles WHERE rolname = current_setting('pubsubpull.module'));
+  publishers CONSTANT name[] := ARRAY(SELECT rolname FROM pg_roles WHERE rolname = current_setting('pubsubpull.publisher'));
+  f record;
+  role name;
+BEGIN
+  FOR f IN SELECT p.oid::regprocedure AS name, p.proname FROM pg_proc p
+           WHERE p.pronamespace = 'pubsubpull'::regnamespace AND p.proname = ANY (calls || helpers || publishing) LOOP
+    EXECUTE format('ALTER FUNCTION %s SECURITY %s', f.name, CASE WHEN f.proname = ANY (helpers) THEN 'INVOKER' ELSE 'DEFINER' END);
+    FOREACH role IN ARRAY CASE WHEN f.proname = ANY (publishing) THEN publishers ELSE modules END LOOP
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.name, role);
+    END LOOP;
+  END LOOP;
+END $$;
