@@ -19,6 +19,9 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'whole_since') THEN
     ALTER TABLE pubsubpull.published ADD whole_since xid8, ADD interrupted boolean NOT NULL DEFAULT false;
   END IF;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'warned_at') THEN
+    ALTER TABLE pubsubpull.published ADD warned_at timestamptz;
+  END IF;
 END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS published_relation ON pubsubpull.published ((relation::oid));
 COMMENT ON TABLE pubsubpull.published IS 'Tables whose changes are logged, or were until unpublished_at';
@@ -28,6 +31,7 @@ COMMENT ON COLUMN pubsubpull.published.exclude IS 'Numbers (attnum) of columns t
 COMMENT ON COLUMN pubsubpull.published.slot IS 'Number of the table change_… that its trigger functions write to';
 COMMENT ON COLUMN pubsubpull.published.whole_since IS 'The transaction that published it last: what was changed before may be missing in the log';
 COMMENT ON COLUMN pubsubpull.published.interrupted IS 'It was published before that, and not for a time in between';
+COMMENT ON COLUMN pubsubpull.published.warned_at IS 'When it was last said that its triggers are disabled or gone';
 COMMENT ON COLUMN pubsubpull.published.row_level IS 'Logged row by row: partitions and inheritance, where statement triggers do not see all';
 
 -- Ids are drawn while the row is locked, so that they are in commit order for one key; never cache them.
@@ -257,12 +261,15 @@ BEGIN
       || pubsubpull.update_body(p, target, nk, ok, n, o));
   END IF;
   -- TRUNCATE is one event for the whole table; for a partition on its own it is the deletion of its rows.
+  -- That the whole is truncated is kept in a table, for any session can set a setting.
   PERFORM pubsubpull.create_function(p, 'truncate', declarations, seek || hidden || format(
-    E'  IF TG_RELID = %1$s AND TG_WHEN = ''BEFORE'' THEN\n    PERFORM set_config(''pubsubpull.truncating'', %1$L, true);\n'
-    || E'  ELSIF TG_RELID = %1$s THEN\n    PERFORM set_config(''pubsubpull.truncating'', '''', true);\n  %2$s\n'
+    E'  IF TG_RELID = %1$s AND TG_WHEN = ''BEFORE'' THEN\n    INSERT INTO pubsubpull.truncation (xid, relation) VALUES (pg_current_xact_id(), %1$s);\n'
+    || E'  ELSIF TG_RELID = %1$s THEN\n    DELETE FROM pubsubpull.truncation q WHERE q.xid = pg_current_xact_id() AND q.relation = %1$s;\n  %2$s\n'
     || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel, unattributed);\n'
-    || E'  ELSIF current_setting(''pubsubpull.truncating'', true) IS DISTINCT FROM %1$L THEN\n    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel, unattributed);\n  END IF;\n',
-    p.relation::oid, target, p.id));
+    || E'  ELSIF NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n    RAISE EXCEPTION USING MESSAGE = %4$L;\n'
+    || E'  ELSIF NOT EXISTS (SELECT FROM pubsubpull.truncation q WHERE q.xid = pg_current_xact_id() AND q.relation = %1$s) THEN\n'
+    || E'    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel, unattributed);\n  END IF;\n',
+    p.relation::oid, target, p.id, format('this function logs changes of %s only', p.name)));
   UPDATE pubsubpull.published q SET slot = slot_number WHERE q.id = p.id AND q.slot IS DISTINCT FROM slot_number;
 END $$;
 COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
@@ -288,6 +295,13 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     CASE WHEN (p.options->>'skip_unchanged')::boolean THEN format(' AND %s::text <> %s::text', o, n) ELSE '' END)
 $$;
 COMMENT ON FUNCTION pubsubpull.update_body(pubsubpull.published, text, text, text, text, text) IS 'The part of a trigger function that logs an UPDATE.';
+
+CREATE TABLE IF NOT EXISTS pubsubpull.truncation (
+  xid      xid8 NOT NULL,
+  relation oid NOT NULL,
+  PRIMARY KEY (xid, relation)
+);
+COMMENT ON TABLE pubsubpull.truncation IS 'Partitioned tables that are being truncated as a whole; rows live as long as the statement';
 
 DROP FUNCTION IF EXISTS pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel,

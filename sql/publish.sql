@@ -92,6 +92,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.is_logged(pubsubpull.published) IS 'Whether changes are logged: of tables they are, of views only the rows can be pulled.';
 
+-- The owner of a table can disable or drop its triggers.
+CREATE OR REPLACE FUNCTION pubsubpull.silent(p pubsubpull.published) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(DISTINCT pubsubpull.table_name(r.relid), ', ')
+  FROM (SELECT p.relation::oid UNION SELECT t.relid FROM pg_partition_tree(p.relation) t) r(relid)
+  CROSS JOIN LATERAL unnest(CASE WHEN NOT p.row_level THEN '{insert,update,delete,truncate}' WHEN r.relid = p.relation THEN '{row,truncate}' ELSE '{row}' END::text[]) e(event)
+  WHERE p.unpublished_at IS NULL AND pubsubpull.is_logged(p)
+    AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = r.relid AND g.tgenabled IN ('O', 'A') AND g.tgfoid = to_regprocedure(format('pubsubpull.log_%s_%s()', p.id, e.event)))
+$$;
+COMMENT ON FUNCTION pubsubpull.silent(pubsubpull.published) IS 'Names of the published table, or those of its partitions, that lack a trigger or have one disabled; NULL: all is logged.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.publish(relation regclass, options jsonb DEFAULT '{}') RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$
 DECLARE
@@ -101,6 +112,7 @@ DECLARE
   names text[] := coalesce(pubsubpull.text_list(document->'key'), pubsubpull.key_of(relation));
   p pubsubpull.published;
   created boolean;
+  mended boolean;
   event text;
 BEGIN
   PERFORM pubsubpull.check_publisher(relation), pubsubpull.check_casts(), pubsubpull.check_columns(relation, hidden, 'exclude'), pubsubpull.check_columns(relation, names, 'key');
@@ -114,13 +126,14 @@ BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.published'), relation::oid::int);
   SELECT * INTO p FROM pubsubpull.published q WHERE q.relation = publish.relation;
   created := NOT FOUND OR p.unpublished_at IS NOT NULL;
+  mended := NOT created AND pubsubpull.silent(p) IS NOT NULL; -- nobody knows what was changed since
   IF p.id IS NULL THEN
     INSERT INTO pubsubpull.published AS q (relation, name, key, exclude, options, row_level) VALUES (relation, '', '{}', '{}', '{}', false) RETURNING * INTO p;
   END IF;
   UPDATE pubsubpull.published q
   SET name = pubsubpull.table_name(publish.relation), key = names, options = document, unpublished_at = NULL,
       published_at = CASE WHEN created THEN now() ELSE q.published_at END,
-      whole_since = CASE WHEN created THEN pg_current_xact_id() ELSE q.whole_since END, interrupted = q.interrupted OR q.unpublished_at IS NOT NULL,
+      whole_since = CASE WHEN created OR mended THEN pg_current_xact_id() ELSE q.whole_since END, interrupted = q.interrupted OR q.unpublished_at IS NOT NULL OR mended,
       exclude = ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = publish.relation AND a.attname = ANY (hidden) ORDER BY 1),
       row_level = c.relkind = 'p' OR c.relispartition OR c.relhassubclass
                   OR EXISTS (SELECT FROM pg_inherits i WHERE publish.relation IN (i.inhrelid, i.inhparent))
@@ -128,7 +141,7 @@ BEGIN
   IF NOT pubsubpull.is_logged(p) THEN
     RETURN created;
   END IF;
-  FOREACH event IN ARRAY CASE WHEN p.row_level THEN ARRAY['insert', 'update', 'delete'] ELSE ARRAY['row'] END LOOP
+  FOREACH event IN ARRAY CASE WHEN mended THEN ARRAY['insert', 'update', 'delete', 'truncate', 'row'] WHEN p.row_level THEN ARRAY['insert', 'update', 'delete'] ELSE ARRAY['row'] END LOOP
     EXECUTE format('DROP FUNCTION IF EXISTS pubsubpull.%I() CASCADE', format('log_%s_%s', p.id, event)); -- of the other way of logging, if it changed
   END LOOP;
   PERFORM pubsubpull.create_functions(p), pubsubpull.create_triggers(p);
@@ -234,7 +247,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     'skip_unchanged', coalesce((p.options->>'skip_unchanged')::boolean, false), 'published_at', p.published_at,
     'columns', (SELECT json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'null', NOT a.attnotnull) ORDER BY a.attnum)
                 FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (p.exclude)),
-    'logged', pubsubpull.is_logged(p), 'rows', t.url || '/rows/', 'changes', CASE WHEN pubsubpull.is_logged(p) THEN t.url || '/changes/' END)
+    'logged', pubsubpull.is_logged(p),
+    'warning', 'Changes of ' || pubsubpull.silent(p) || ' are not logged: triggers are disabled or gone. PUT makes them anew; what was changed meanwhile is missing in the log.',
+    'rows', t.url || '/rows/', 'changes', CASE WHEN pubsubpull.is_logged(p) THEN t.url || '/changes/' END)
   FROM (SELECT n.name, pubsubpull.table_url(base, n.name) AS url FROM (SELECT pubsubpull.table_name(p.relation) AS name) n) t
 $$;
 COMMENT ON FUNCTION pubsubpull.table_document(text, pubsubpull.published) IS 'The JSON document of a published table.';

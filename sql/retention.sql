@@ -358,6 +358,17 @@ BEGIN
     RETURN;
   END IF;
   UPDATE pubsubpull.log l SET retention = keep WHERE l.retention IS DISTINCT FROM keep;
+  event := 'silent';
+  FOR name IN
+    WITH w AS (
+      SELECT q.id, x.names FROM pubsubpull.published q CROSS JOIN LATERAL (SELECT pubsubpull.silent(q) AS names) x
+      WHERE x.names IS NOT NULL AND to_regclass(pubsubpull.table_name(q.relation)) IS NOT NULL AND coalesce(q.warned_at < clock_timestamp() - interval '1 hour', true) FOR NO KEY UPDATE OF q SKIP LOCKED),
+    told AS (UPDATE pubsubpull.published q SET warned_at = clock_timestamp() FROM w WHERE q.id = w.id)
+    SELECT w.names FROM w ORDER BY 1
+  LOOP
+    RETURN NEXT;
+  END LOOP;
+  event := 'next'; name := NULL;
   IF keep IS NULL THEN
     RETURN NEXT;
     RETURN;

@@ -18,7 +18,7 @@ SELECT set_config('pubsubpull.module', :'module', true), set_config('pubsubpull.
 DO $$
 DECLARE
   -- What httpd calls. These run with the rights of the schema's owner.
-  calls CONSTANT text[] := ARRAY['schema_version', 'root_get',
+  calls CONSTANT text[] := ARRAY['root_get',
     'tables_get', 'table_get', 'table_put', 'table_delete',
     'rows_plan', 'row_plan', 'rows_copy', 'stream_begin', 'await_flush', 'changes_get', 'watch', 'logged_names',
     'requests_get', 'request_get',
@@ -26,8 +26,8 @@ DECLARE
     'subscription_position_get', 'subscription_position_put', 'failures_get', 'failure_put', 'failure_delete',
     'notify_lease', 'notify_renew', 'notify_release', 'notify_leave', 'notify_give', 'notify_probe', 'notify_read', 'notify_due', 'notify_save', 'notify_maintain',
     'record_requests', 'awaits_reads', 'set_keys', 'metrics'];
-  -- These run with the rights of the caller: they read the services' tables.
-  helpers CONSTANT text[] := ARRAY['rows_get', 'row_get', 'run_rows', 'percent_encode', 'problem'];
+  -- These run with the rights of the caller; some of them read the services' tables.
+  helpers CONSTANT text[] := ARRAY['schema_version', 'rows_get', 'row_get', 'run_rows', 'percent_encode', 'problem'];
   -- What those call who publish tables by SQL; these look at the caller themselves.
   publishing CONSTANT text[] := ARRAY['publish', 'unpublish'];
   modules CONSTANT name[] := ARRAY(SELECT pubsubpull.module_roles() UNION SELECT rolname FROM pg_roles WHERE rolname = current_setting('pubsubpull.module'));

@@ -52,6 +52,10 @@ static void tell(psp_child_t *c, const char *event, const char *name, const char
                      "PubSubPullRetention",
                      at);
     }
+    else if (strcmp(event, "silent") == 0) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
+                     "PSP0105: changes of %s are not logged: triggers are disabled or gone", name);
+    }
     else if (strcmp(event, "stuck") == 0 && c->now >= k->report_at) {
         k->report_at = c->now + REPORT;
         ap_log_error(APLOG_MARK, APLOG_WARNING, APR_EBUSY, c->server,

@@ -102,7 +102,7 @@ for my $limit (0, 1) {
     change();
     wait_until { log_count('PSP0410: .*too many connections') > $lost } 10, 'the log to say so';
     pass("53300 with $limit connections is said in the log");
-    $pg->admin->sql('ALTER ROLE pubsubpull CONNECTION LIMIT -1');
+    $pg->admin->sql('ALTER ROLE pubsubpull_httpd CONNECTION LIMIT -1');
     all_there('53300', 15);
     wait_until { log_count('PSP0411') > $back } 10, 'the log to say that it is over';
     pass('and that it is over');
