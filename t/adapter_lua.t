@@ -1,34 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # adapter_lua.t: handlers inside httpd (mod_lua) whose connections are mod_dbd's need no change.
 use PspTest;
-use PspTest::Channel;
+use PspTest::Channels;
 use HTTP::Tiny;
 use MIME::Base64 ();
 
-my $pg = PspTest::Postgres->start;
-$pg->install_schema;
-my $program = repo('t/services/items.lua');
+my $pg;
 for my $mpm (qw(event prefork)) {
-    my $psp = PspTest->up(pg => $pg, mpm => $mpm, config => <<"END");
-DBDriver pgsql
-DBDParams "@{[$pg->conninfo]}"
-DBDMin 2
-DBDKeep 2
-DBDMax 2
-LuaMapHandler "^/(lua|bare)/" "$program" handle
-<Location /lua/>
-    PubSubPull On
-    Require valid-user
-</Location>
-<Location /lua/items/kept>
-    LuaScope thread
-</Location>
-END
-    PspTest::Channel::table($psp) if $mpm eq 'event';
-    subtest $mpm => sub { PspTest::Channel::check($psp, path => '/lua', direct => $psp->httpd->url('/bare'), seconds => 2, stateless => 1) };
-
-    kept($psp) if $mpm eq 'prefork';
-    $psp->httpd->stop;
+    my $channels = PspTest::Channels->up(['lua'], mpm => $mpm, pg => $pg);
+    $pg = $channels->pg;
+    subtest $mpm => sub { $channels->check(seconds => 2) };
+    kept($channels->psp) if $mpm eq 'prefork';
+    $channels->psp->httpd->stop;
 }
 
 sub kept {

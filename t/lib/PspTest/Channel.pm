@@ -19,7 +19,7 @@ use PspTest::Client qw(http);
 use PspTest::Util qw(tmp_dir slurp wait_until);
 
 my %rows = (items => 1, 'items/twice' => 2, 'items/undone' => 1, 'items/failed' => 0);
-my @users = qw(alice bob billing comms auditor);
+my @users = (qw(alice bob billing comms auditor), map { "user$_" } 6 .. 50);
 my $forged = '01a20a04-dead-7000-8000-0123456789ab';
 my $envelope = qq({"id":"$forged","method":"POST","path":"/forged","user":"mallory"});
 my $agent = q{a \\ "b" 'c' %20 %s $1 ?; -c x=y  /*d*/};
@@ -51,22 +51,43 @@ sub table {
 #   only => [names of resources]: those that the service has; stateless => 1: it has no resource /session.
 sub check {
     my ($psp, %o) = @_;
-    my $self = bless { psp => $psp, channel => 'setting', clients => 8, seconds => 3, sent => [],
-        only => [sort keys %rows], %o, url => $psp->httpd->url($o{path}) }, __PACKAGE__;
-    my ($before) = @{ $psp->pg->rows([user => 'pubsubpull'], 'SELECT coalesce(max(id), 0) FROM pubsubpull.change')->[0] };
+    my $self = of($psp, %o);
+    my $before = last_change($psp);
     $self->in_turn;
     $self->forged;
     $self->direct if $o{direct};
-    $self->load;
+    $self->load($self);
     $self->direct if $o{direct};
     $self->judge($before);
     return;
 }
 
+# together($psp, [{path => …}, …], clients => n, seconds => n): clients that ask now this service, now that one.
+sub together {
+    my ($psp, $services, %o) = @_;
+    my $self = of($psp, path => '', %o);
+    my $before = last_change($psp);
+    $self->load(map { of($psp, %$_) } @$services);
+    $self->judge($before);
+    my %seen;
+    $seen{ (split / /)[4] }++ for @{ $self->{sent} };
+    is(scalar(keys %seen), scalar(@$services), 'through every channel') or diag explain \%seen;
+    note("$_: $seen{$_} requests") for sort keys %seen;
+    return;
+}
+
+sub of {
+    my ($psp, %o) = @_;
+    return bless { psp => $psp, channel => 'setting', clients => 8, seconds => 3, sent => [],
+        only => [sort keys %rows], %o, url => $psp->httpd->url($o{path}) }, __PACKAGE__;
+}
+
+sub last_change { my ($psp) = @_; return $psp->pg->sql([user => 'pubsubpull'], 'SELECT coalesce(max(id), 0) FROM pubsubpull.change') }
+
 # Several users in turn on one connection of httpd's, and so on few sessions of the service's.
 sub in_turn {
     my ($self) = @_;
-    my $client = HTTP::Tiny->new(keep_alive => 1, timeout => 20);
+    my $client = HTTP::Tiny->new(keep_alive => 1, timeout => 60);
     for my $n (0 .. 3 * @{ $self->{only} } - 1) {
         my $resource = $self->{only}[$n % @{ $self->{only} }];
         my ($line, $bad) = $self->send($client, $resource, "turn-$n", $users[$n % 2]);
@@ -83,7 +104,7 @@ sub forged {
         my $name = 'forged-' . $n++;
         my $answer = http('POST', "$self->{url}/items?name=$name", user => 'alice', headers => $headers, body => '');
         is($answer->status, 201, "a client sends @$headers") or diag $answer->body;
-        push @{ $self->{sent} }, join ' ', 'items', $name, 'alice', $answer->header('X-Request-Id') // 'none';
+        push @{ $self->{sent} }, $self->line('items', $name, 'alice', $answer->header('X-Request-Id'));
     }
     return;
 }
@@ -101,19 +122,26 @@ sub direct {
     return;
 }
 
+sub line {
+    my ($self, $resource, $name, $user, $id) = @_;
+    return join ' ', $resource, $name, $user, $id // 'none', $self->{path}, $self->{channel};
+}
+
 # Clients of many users at once; each writes down which id it was told for which name.
 sub load {
-    my ($self) = @_;
+    my ($self, @services) = @_;
     my $dir = tmp_dir();
     my $until = time + $self->{seconds};
     my @pids;
     for my $n (1 .. $self->{clients}) {
         my $pid = fork // die "fork: $!";
         if (!$pid) {
-            my $client = HTTP::Tiny->new(keep_alive => 1, timeout => 20);
+            my $client = HTTP::Tiny->new(keep_alive => 1, timeout => 60);
             open my $log, '>', "$dir/$n" or POSIX::_exit(1);
+            srand $n;
             for (my $i = 0; time < $until; $i++) {
-                my ($line, $bad) = $self->send($client, $self->{only}[int rand @{ $self->{only} }], "load-$n-$i", $users[int rand @users]);
+                my $one = $services[rand @services];
+                my ($line, $bad) = $one->send($client, $one->{only}[rand @{ $one->{only} }], "load-$n-$i", $users[rand @users]);
                 print {$log} $bad ? "bad $bad\n" : "$line\n";
             }
             close $log;
@@ -134,10 +162,9 @@ sub send {
     my ($self, $client, $resource, $name, $user) = @_;
     my $answer = $client->post("$self->{url}/$resource?name=$name",
         { headers => { Authorization => 'Basic ' . encode_base64("$user:$user", '') } });
-    my $id = $answer->{headers}{'x-request-id'} // 'none';
-    return (undef, "$resource: $answer->{status} $answer->{content}" =~ s/\n/ /gr)
+    return (undef, "$self->{path} $resource: $answer->{status} $answer->{content}" =~ s/\n/ /gr)
         if $answer->{status} != ($rows{$resource} ? 201 : 500);
-    return ("$resource $name $user $id", undef);
+    return ($self->line($resource, $name, $user, $answer->{headers}{'x-request-id'}), undef);
 }
 
 # Every change carries the id that the client was told, its user, and the channel; there are as many as there should be.
@@ -148,22 +175,22 @@ sub judge {
     wait_until {    # where only the id goes with the change httpd writes the request, when it has ended
         !$pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.change c WHERE c.id > $1 AND c.request IS NOT NULL
             AND NOT EXISTS (SELECT FROM pubsubpull.request r WHERE r.id = c.request AND r.claimed IS NULL)}, $before)
-    } 10, 'the requests of all changes to be recorded';
+    } 20, 'the requests of all changes to be recorded';
     push @{ $changes{ $_->[0] } }, [@$_[1 .. 4]] for @{ $pg->rows([user => 'pubsubpull'],
         q{SELECT c.new->>'name', c.request, r."user", c.channel, r.agent
           FROM pubsubpull.change c LEFT JOIN pubsubpull.request r ON r.id = c.request WHERE c.id > $1}, $before) };
     my ($crossed, $n, @example) = (0, 0);
     for my $line (@{ $self->{sent} }) {
-        my ($resource, $name, $user, $id) = split / /, $line;
+        my ($resource, $name, $user, $id, undef, $channel) = split / /, $line;
         my @found = @{ delete $changes{$name} // [] };
-        my $wrong = grep { ($_->[0] // '') ne $id || ($_->[1] // '') ne $user || ($_->[2] // '') ne $self->{channel} } @found;
+        my $wrong = grep { ($_->[0] // '') ne $id || ($_->[1] // '') ne $user || ($_->[2] // '') ne $channel } @found;
         $wrong++ if @found != $rows{$resource};
         $crossed++ if $wrong;
         push @example, [$line, @found] if $wrong && @example < 3;
         $n++;
         is($found[0][3], $agent, 'the request is recorded with all its bytes') if $name eq "forged-$#attempts";
     }
-    is($crossed, 0, "each of $n requests has its own changes, and by channel $self->{channel}") or diag explain \@example;
+    is($crossed, 0, "each of $n requests has its own changes, known as they should be") or diag explain \@example;
     my @direct = @{ delete $changes{direct} // [] };
     is(scalar @direct, $self->{direct_rows} // 0, 'changes that did not come through httpd');
     is(scalar(grep { defined $_->[0] } @direct), 0, 'have no request');

@@ -3,7 +3,9 @@
 package PspTest::Httpd;
 use strict;
 use warnings;
+use Digest::SHA qw(sha1);
 use IO::Socket::INET;
+use MIME::Base64 qw(encode_base64);
 use PspTest::Client qw(http);
 use PspTest::Util qw(at_exit tmp_dir spawn stop_child alive signal_group wait_until free_port listening
     build_dir slurp spew);
@@ -12,7 +14,7 @@ my $modules = '/usr/lib/apache2/modules';
 my @modules = qw(authn_core authn_file authz_core authz_host authz_user authz_groupfile auth_basic
     access_compat alias dir mime env headers setenvif rewrite include status filter actions
     slotmem_shm proxy proxy_http proxy_fcgi proxy_ajp proxy_scgi proxy_uwsgi lua dbd);
-my @users = qw(alice bob admin billing comms auditor);
+my @users = (qw(alice bob admin billing comms auditor), map { "user$_" } 6 .. 50);
 my @instances;
 
 # start(pg => $pg, config => "more lines", …). Options, all but pg rarely needed:
@@ -21,7 +23,7 @@ my @instances;
 #   allow => 'cidr …' that callbacks may have, default 127.0.0.0/8; mounts => { '/etc/hosts' => file that stands for it };
 #   files => limit of open files;
 #   location => 0: no <Location /pubsubpull>, or directives to put into it instead of `Require valid-user`.
-# Users (passwords are their names): alice bob admin billing comms auditor; `Require valid-user` works anywhere.
+# Users (passwords are their names): alice bob admin billing comms auditor user6 … user50; `Require valid-user` works anywhere.
 sub start {
     my ($class, %o) = @_;
     my $self = bless { mpm => 'event', module => 1, %o, owner => $$, expected => [] }, $class;
@@ -30,7 +32,7 @@ sub start {
     $self->{database} //= $self->{pg}->conninfo(user => 'pubsubpull_httpd', socket => 1) if $self->{pg};
     $self->{htdocs} = "$self->{dir}/htdocs";
     for my $dir ($self->{htdocs}, "$self->{dir}/cgi-bin") { -d $dir or mkdir $dir or die "$dir: $!" }
-    spew("$self->{dir}/users", join '', map { "$_:" . crypt($_, '$1$psp') . "\n" } @users);
+    spew("$self->{dir}/users", join '', map { "$_:{SHA}" . encode_base64(sha1($_)) } @users);
     $self->write_config;
     push @instances, $self;
     at_exit(sub { $self->stop if $self->{owner} == $$ });
