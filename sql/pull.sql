@@ -243,7 +243,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.stream_begin(envelope text, indexed boolea
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM set_config(s.name, s.value, true)
-  FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
+  FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
     ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'), ('lock_timeout', '5s'), ('statement_timeout', '0')) s(name, value);
   IF indexed THEN
     PERFORM set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true);
