@@ -40,8 +40,9 @@ BEGIN
         HINT = 'It must not be SUPERUSER, CREATEROLE, REPLICATION or BYPASSRLS: name another one with -v owner=, -v module= or -v publisher=.';
     END IF;
   END LOOP;
-  -- An upgrade is made as the owner, and ends sessions of the module.
-  FOR r IN SELECT w.name FROM (VALUES (current_setting('pubsubpull.owner')), (current_setting('pubsubpull.module'))) w(name) WHERE NOT pg_has_role(w.name, 'USAGE') LOOP
+  -- An upgrade is made as the owner, and ends sessions of the module. Who may not make roles must be a member already.
+  FOR r IN SELECT w.name FROM (VALUES (current_setting('pubsubpull.owner')), (current_setting('pubsubpull.module'))) w(name)
+           WHERE NOT pg_has_role(w.name, 'USAGE') AND (SELECT q.rolcreaterole FROM pg_roles q WHERE q.rolname = current_user) LOOP
     EXECUTE format('GRANT %I TO CURRENT_USER', r.name);
   END LOOP;
   IF pg_has_role(current_setting('pubsubpull.module'), current_setting('pubsubpull.owner'), 'MEMBER') THEN

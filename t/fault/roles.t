@@ -208,6 +208,14 @@ is(owner('SELECT key FROM pubsubpull.change ORDER BY id DESC LIMIT 1'), 3, 'whic
 ok(!eval { $pg->psql(['-v', 'module=postgres', '-f', repo('sql/roles.sql')], user => 'administrator'); 1 }, 'a superuser is refused as the module\'s role');
 like($@, qr/more rights than the module may have/, 'and why is said');
 
+# A role without rights is told apart from a schema that is missing
+$pg->sql([user => 'pubsubpull'], 'REVOKE USAGE ON SCHEMA pubsubpull FROM pubsubpull_httpd');
+my $answer = wait_until { my $a = $httpd->get('/pubsubpull/tables/', user => 'alice'); problem($a) eq '403 database-forbidden' && $a } 10, 'resources to say that rights are missing';
+like($answer->json->{detail}, qr/roles\.sql/, 'rights that are missing are told, with what gives them');
+$pg->roles;
+wait_until { $httpd->get('/pubsubpull/tables/', user => 'alice')->status == 200 } 10, 'resources with their rights';
+pass('and are given');
+
 # Other names, in another database
 my @names = map { ('-v', $_) } 'owner=log owner', 'module=Web', 'publisher=pub';
 $pg->admin(db => 'postgres')->sql('CREATE DATABASE second OWNER service');
