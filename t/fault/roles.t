@@ -29,16 +29,16 @@ $pg->sql('INSERT INTO t VALUES (1, 1)');
 is(list($pg->rows(q{SELECT rolname FROM pg_roles WHERE rolname IN ('service', 'pubsubpull', 'pubsubpull_httpd', 'pubsubpull_publisher', 'administrator')
     AND (rolsuper OR rolreplication OR rolbypassrls OR rolcreatedb OR rolcreaterole AND rolname <> 'administrator')})), '', 'no role of these tests is mighty');
 is(list($pg->rows(q{SELECT rolname FROM pg_roles WHERE rolname ~ '^pubsubpull' AND rolcanlogin})), 'pubsubpull_httpd', 'only httpd connects');
-is(list($pg->rows(q{SELECT r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname ~ '^(pubsubpull|service)'})), '', 'none of them is a member of another');
+is(list($pg->rows(q{SELECT format('%s:%s', r.rolname, m.roleid::regrole) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname ~ '^(pubsubpull|service)'})), 'pubsubpull:pubsubpull_httpd', 'the owner may do what the module may, nobody else is a member of another');
 wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull%'}) >= 3 } 10, 'sessions of httpd';
 is(list($pg->admin->rows(q{SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull%'})), 'pubsubpull_httpd', 'its sessions are of that role');
 is(list(owner_rows(q{SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner FROM pg_class WHERE relnamespace = 'pubsubpull'::regnamespace
-    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'all of the schema belongs to its owner');
+    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'run_key') UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'all of the schema belongs to its owner');
 is(list(owner_rows(q{SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND prosecdef
     AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)})), '', 'functions that run with its rights have a search_path of their own');
 
 # What httpd calls is in its sources; these functions and what they need in the caller's name, nothing else, is for its role
-my %called = map { $_ => 1 } qw(rows_plan row_plan run_rows percent_encode problem);
+my %called = map { $_ => 1 } qw(run_rows run_key percent_encode);
 for my $file (bsd_glob(repo('src/*/*.c'))) { my $text = slurp($file); $called{$1} = 1 while $text =~ /"SELECT (?:[\w, *]+ FROM )?pubsubpull\.(\w+)\(/g }
 is(list(owner_rows(q{SELECT proname FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND prorettype <> 'trigger'::regtype
     AND has_function_privilege('pubsubpull_httpd', oid, 'EXECUTE') GROUP BY 1 ORDER BY proname COLLATE "C"})), join(' ', sort keys %called), 'the module\'s role may call what httpd calls');
@@ -149,6 +149,22 @@ refused('pubsubpull', q{SELECT pubsubpull.run_rows(pubsubpull.rows_command(p, NU
     'a subscription does not begin with rows that a policy hides', qr/would be affected by row-level security/);
 is(owner('SELECT count(*) FROM pubsubpull.change'), $logged, 'the log is whole');
 
+# What PostgreSQL runs of a table's owner while it plans and reads: by each way in which tables are read
+my $receiver = PspTest::Receiver->start;
+$pg->sql($_) for q{CREATE FUNCTION evil.one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.run(); RETURN 1; END $$}, 'CREATE TYPE evil.pair AS (w evil.word)',
+    'CREATE TABLE indexed (p evil.pair PRIMARY KEY, CHECK (evil.one(2) = 1))', 'CREATE INDEX ON indexed ((evil.one(3)))', q{INSERT INTO indexed VALUES (ROW('x'))},
+    'CREATE INDEX ON parted_1 ((evil.one(4)))', 'INSERT INTO parted VALUES (1, 1)';
+$psp->publish('public.indexed');
+$psp->subscribe('indexed', { table => 'public.indexed', callback => $receiver->url('/indexed'), since => 'beginning' });
+is(($receiver->wait_for(1))[0]->json->{new}{p}{w}, 'x', 'a subscription begins with rows of a table with expressions');
+is($httpd->get("/pubsubpull/tables/public.indexed/rows/(x)$_", user => 'alice')->status, 200, "its rows$_ are read") for '', '/changes/';
+$pg->sql('TRUNCATE parted_1');
+is(owner('SELECT type FROM pubsubpull.change ORDER BY id DESC LIMIT 1'), 'D', 'a partition is truncated');
+$pg->sql('ALTER TABLE parted_1 ENABLE ROW LEVEL SECURITY; INSERT INTO parted VALUES (1, 1)');
+refused('service', 'TRUNCATE parted_1', 'not one whose rows a policy hides from the log', qr/would be affected by row-level security/);
+cmp_ok(scalar(() = $pg->log =~ /evil of pubsubpull_httpd/g), '>=', 6, 'all that runs code of the owner');
+is(join(' ', $pg->log =~ /evil of pubsubpull: .*|evil of \w+ succeeds/g), '', 'but never with the rights of the owner of the log');
+
 # --- Who may read is the decision of the table's owner ---
 
 $pg->sql('REVOKE SELECT ON t FROM pubsubpull_httpd');
@@ -167,7 +183,7 @@ refused('writer', q{SELECT pubsubpull.publish('public.t', '{"exclude": ["n"]}')}
 refused('writer', q{SELECT pubsubpull.unpublish('public.t')}, 'nor stop it', qr/does not own public\.t/);
 refused('writer', 'SELECT * FROM pubsubpull.change', 'nor read the log');
 $pg->sql('CREATE TABLE fresh (id int PRIMARY KEY)');
-refused('service', q{SELECT pubsubpull.publish('public.fresh')}, 'before the rights are there, publishing says which', qr/GRANT SELECT, TRIGGER ON public\.fresh TO pubsubpull; GRANT SELECT ON public\.fresh TO pubsubpull_httpd;/);
+refused('service', q{SELECT pubsubpull.publish('public.fresh')}, 'before the rights are there, publishing says which', qr/GRANT SELECT ON public\.fresh TO pubsubpull_httpd; GRANT TRIGGER ON public\.fresh TO pubsubpull;/);
 $pg->publishable('fresh');
 is($pg->sql(q{SELECT pubsubpull.publish('public.fresh')}), 1, 'the owner of a table publishes it by SQL');
 is($pg->sql(q{SELECT pubsubpull.unpublish('public.fresh')}), 1, 'and stops it');
@@ -201,7 +217,7 @@ like($@, qr/must not belong to a superuser.*Run sql\/roles\.sql first/s, 'and wh
 $pg->admin->psql(['-f', repo('sql/roles.sql')]);
 $pg->install_schema;
 is(list(owner_rows(q{SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner FROM pg_class WHERE relnamespace = 'pubsubpull'::regnamespace
-    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace UNION SELECT typowner FROM pg_type WHERE typnamespace = 'pubsubpull'::regnamespace
+    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'run_key') UNION SELECT typowner FROM pg_type WHERE typnamespace = 'pubsubpull'::regnamespace
     UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'roles.sql gives all of it to the owner');
 $pg->sql('INSERT INTO t VALUES (3, 3)');
 is(owner('SELECT key FROM pubsubpull.change ORDER BY id DESC LIMIT 1'), 3, 'which logs on');
