@@ -6,6 +6,7 @@
 \set ON_ERROR_STOP on
 BEGIN;
 SET LOCAL client_min_messages = warning;
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL lock_timeout = '30s';
 SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pubsubpull.install')) \g /dev/null
 -- Without roles.sql whoever runs this becomes the owner, and the module can connect as that role only. All that is new belongs to whom the rest belongs.

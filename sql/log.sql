@@ -306,16 +306,16 @@ COMMENT ON TABLE pubsubpull.truncation IS 'Partitioned tables that are being tru
 DROP FUNCTION IF EXISTS pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition oid, request uuid, channel pubsubpull.channel,
   unattributed pubsubpull.unattributed) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $$ -- an error rather than a policy's code
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p pubsubpull.published;
 BEGIN
   PERFORM pg_current_xact_id(); -- before ids are drawn
   SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
   EXECUTE format('INSERT INTO pubsubpull.change_%s (table_id, type, key, old, request, channel, unattributed)'
-                 ' SELECT $1, ''D'', %s, (to_jsonb(o.*) - $2)::json, $3, $4, $5 FROM %s o',
-                 p.slot, pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass)
-    USING published_id, pubsubpull.excluded_names(p), request, channel, unattributed;
+                 ' SELECT $1, ''D'', r.row_key, r.row_json, $4, $5, $6 FROM pubsubpull.run_rows($2, $3, NULL, false) r', p.slot)
+    USING published_id, format('SELECT %s, (to_jsonb(o.*) - $1)::json FROM %s o', pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass),
+          pubsubpull.excluded_names(p), request, channel, unattributed;
 END $$;
 COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel, pubsubpull.unattributed) IS
   'Logs the rows of a partition that is about to be truncated by itself as deleted.';

@@ -41,16 +41,17 @@ COMMENT ON FUNCTION pubsubpull.check_columns(oid, text[], text) IS 'Problem 422 
 
 CREATE OR REPLACE FUNCTION pubsubpull.missing_grants(relations oid[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(format('GRANT %s ON %s TO %I;', w.rights, w.names, w.role), ' ' ORDER BY w.role = current_user DESC, w.role)
-  FROM (SELECT m.role, m.rights, string_agg(pubsubpull.table_name(c.oid), ', ' ORDER BY c.oid) AS names
-        FROM pg_class c
-        CROSS JOIN LATERAL (SELECT current_user::text AS role, CASE WHEN c.relkind IN ('r', 'p') THEN 'SELECT, TRIGGER' ELSE 'SELECT' END AS rights
-                            UNION SELECT r::text, 'SELECT' FROM pubsubpull.module_roles() r WHERE c.oid = relations[1] AND r <> current_user) m
-        WHERE c.oid = ANY (relations) AND EXISTS (SELECT FROM unnest(string_to_array(m.rights, ', ')) n WHERE NOT has_table_privilege(m.role, c.oid, n))
-        GROUP BY m.role, m.rights) w
+  WITH reader AS (SELECT r AS role FROM pubsubpull.module_roles() r UNION SELECT current_user WHERE NOT EXISTS (SELECT FROM pubsubpull.module_roles())),
+  wanted AS (
+    SELECT c.oid, r.role, 'SELECT' AS right FROM pg_class c CROSS JOIN reader r WHERE c.oid = ANY (relations)
+    UNION ALL SELECT c.oid, current_user, 'TRIGGER' FROM pg_class c WHERE c.oid = ANY (relations) AND c.relkind IN ('r', 'p')),
+  missing AS (
+    SELECT w.right, w.role, string_agg(pubsubpull.table_name(w.oid), ', ' ORDER BY array_position(relations, w.oid)) AS names
+    FROM wanted w WHERE NOT has_table_privilege(w.role, w.oid, w.right) GROUP BY 1, 2)
+  SELECT string_agg(format('GRANT %s ON %s TO %I;', m.right, m.names, m.role), ' ' ORDER BY m.right, m.role) FROM missing m
 $$;
 COMMENT ON FUNCTION pubsubpull.missing_grants(oid[]) IS
-  'What the owners of these tables, the first one and its partitions, have to run so that they can be published; NULL: nothing. The owner of this schema makes triggers and reads, the module''s role reads.';
+  'What the owners of these tables, the first one and its partitions, have to run so that they can be published; NULL: nothing. The owner of this schema makes triggers, the module''s role reads.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.check_publishable(relation regclass) RETURNS pg_class
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -148,7 +149,7 @@ BEGIN
   RETURN created;
 END $$;
 COMMENT ON FUNCTION pubsubpull.publish(regclass, jsonb) IS
-  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Of a view the rows can be pulled, by the key given, and nothing is logged. Returns true when the table was not published before. Needs SELECT and TRIGGER on the table for the owner of this schema, and SELECT for the module''s role.';
+  'Publishes a table: from now on every change of its rows is logged. options: exclude (columns that never enter the log), key (columns of a unique index, default: the primary key), skip_unchanged (leave out updates that change nothing). Calling it again changes the options. Of a view the rows can be pulled, by the key given, and nothing is logged. Returns true when the table was not published before. Needs TRIGGER on the table for the owner of this schema, and SELECT for the module''s role.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.unpublish(relation regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET client_min_messages = warning AS $$

@@ -97,26 +97,37 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.key_order(pubsubpull.published, boolean) IS 'SQL text that orders rows by their key.';
 
--- Values are tried on their own: an error that a row causes, in a view for instance, is not the client's, and not for it to see.
-CREATE OR REPLACE FUNCTION pubsubpull.canonical_key(p pubsubpull.published, key text) RETURNS text
+DROP FUNCTION IF EXISTS pubsubpull.run_key(text, text[]); -- belongs to the module's role, see rights.sql
+CREATE FUNCTION pubsubpull.run_key(command text, parts text[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+DECLARE
+  value text;
+BEGIN
+  EXECUTE command INTO value USING parts;
+  RETURN value;
+END $$;
+COMMENT ON FUNCTION pubsubpull.run_key(text, text[]) IS 'What SQL text makes of the parts of a key, as the module''s role.';
+
+-- Values are tried on their own: an error that a row causes, in a view for instance, is not the client's, and not for it to see.
+CREATE OR REPLACE FUNCTION pubsubpull.canonical_key(p pubsubpull.published, key text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parts text[] := pubsubpull.parse_key(p, key);
   canonical text;
 BEGIN
   IF key IS NOT NULL THEN
-    EXECUTE format('SELECT %s FROM (SELECT %s) AS k(%s)', pubsubpull.key_expression(p.relation, p.key, 'k'), pubsubpull.key_values(p),
-                   (SELECT string_agg(quote_ident(v), ', ' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(v, n))) INTO canonical USING parts;
+    canonical := pubsubpull.run_key(format('SELECT %s FROM (SELECT %s) AS k(%s)', pubsubpull.key_expression(p.relation, p.key, 'k'), pubsubpull.key_values(p),
+                                           (SELECT string_agg(quote_ident(v), ', ' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(v, n))), parts);
   END IF;
   RETURN canonical;
-EXCEPTION WHEN data_exception THEN
+EXCEPTION WHEN data_exception OR check_violation OR not_null_violation THEN
   PERFORM pubsubpull.problem(400, 'bad-key', format('The key %L does not fit %s: %s.', key, p.name, SQLERRM));
 END $$;
 COMMENT ON FUNCTION pubsubpull.canonical_key(pubsubpull.published, text) IS 'A key from a URL as the log and our own URLs spell it; problem 400 when it does not fit the table.';
 
--- Reading a table runs code of its owner: policies, views, expressions of indexes. So the rows that clients pull are read with the rights
--- of the module's role, as those in a COPY are, and never with the rights of the log's owner.
+-- Reading a table runs code of its owner: policies, views, expressions of indexes and constraints. So rows are read with the rights of the
+-- module's role, as those in a COPY are, and never with the rights of the log's owner: rights.sql gives run_rows and run_key to it.
 CREATE OR REPLACE FUNCTION pubsubpull.rows_command(p pubsubpull.published, after text, descending boolean, fields text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format('SELECT %s, %s FROM %s %s ORDER BY %s LIMIT $2',
@@ -126,7 +137,8 @@ $$;
 COMMENT ON FUNCTION pubsubpull.rows_command(pubsubpull.published, text, boolean, text[]) IS
   'SQL text that reads rows of a published table in key order after a key (NULL: from the start), each with its key as in URLs. $1: the values of that key; $2: how many rows.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.run_rows(command text, key_values text[], most int, policies boolean, OUT row_key text, OUT row_json json)
+DROP FUNCTION IF EXISTS pubsubpull.run_rows(text, text[], int, boolean);
+CREATE FUNCTION pubsubpull.run_rows(command text, key_values text[], most int, policies boolean, OUT row_key text, OUT row_json json)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 BEGIN
@@ -136,7 +148,7 @@ BEGIN
   RETURN QUERY EXECUTE command USING key_values, most;
 END $$;
 COMMENT ON FUNCTION pubsubpull.run_rows(text, text[], int, boolean) IS
-  'The rows that rows_command says, with the rights of the caller. policies: row-level security hides rows, instead of being an error.';
+  'The rows that rows_command says, as the module''s role. policies: row-level security hides rows, instead of being an error.';
 
 DROP FUNCTION IF EXISTS pubsubpull.read_rows(pubsubpull.published, text, boolean, int),
   pubsubpull.read_rows(pubsubpull.published, text, boolean, int, text[], boolean); -- what two functions do now
@@ -161,59 +173,46 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.parse_order(text) IS 'Whether the query parameter order says descending; problem 400 for what it does not know.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.rows_plan(base text, name text, "limit" text, "order" text, after text, changes text, fields text,
-  OUT command text, OUT key_values text[], OUT most int, OUT url text, OUT next text, OUT place text)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
-  descending CONSTANT boolean := pubsubpull.parse_order("order");
-BEGIN
-  most := pubsubpull.parse_limit("limit");
-  PERFORM pubsubpull.canonical_key(p, after), pubsubpull.check_readable(p);
-  command := pubsubpull.rows_command(p, after, descending, pubsubpull.parse_fields(p, fields));
-  key_values := pubsubpull.parse_key(p, after);
-  -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
-  place := changes;
-  IF changes IS NOT NULL THEN
-    PERFORM pubsubpull.cursor_decode(changes);
-  ELSIF pubsubpull.is_logged(p) THEN
-    place := pubsubpull.cursor_encode(pubsubpull.now_position());
-    PERFORM pubsubpull.await_flush();
-  END IF;
-  url := pubsubpull.table_url(base, name);
-  next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields), '&changes=' || place, '&after=');
-END $$;
-COMMENT ON FUNCTION pubsubpull.rows_plan(text, text, text, text, text, text, text) IS
-  'How a page of rows is read: for run_rows, which then does it. next: the URL of the next page up to the key; place: the cursor from which changes are followed.';
-
 DROP FUNCTION IF EXISTS pubsubpull.rows_get(text, text, text, text, text, text); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.rows_get(base text, name text, "limit" text, "order" text, after text, changes text, fields text, envelope text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  plan record;
+  p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
+  most CONSTANT int := pubsubpull.parse_limit("limit");
+  descending CONSTANT boolean := pubsubpull.parse_order("order");
+  names CONSTANT text[] := pubsubpull.parse_fields(p, fields);
+  url CONSTANT text := pubsubpull.table_url(base, name);
+  first CONSTANT boolean := changes IS NULL;
   page text;
   last_key text;
   cut boolean;
 BEGIN
-  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true);
-  SELECT * INTO plan FROM pubsubpull.rows_plan(base, name, "limit", "order", after, changes, fields);
+  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, after), pubsubpull.check_readable(p);
+  -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
+  IF changes IS NOT NULL THEN
+    PERFORM pubsubpull.cursor_decode(changes);
+  ELSIF pubsubpull.is_logged(p) THEN
+    changes := pubsubpull.cursor_encode(pubsubpull.now_position());
+    PERFORM pubsubpull.await_flush();
+  END IF;
   -- The rows come in order, and aggregates take them as they come.
   SELECT string_agg(r.row_text, ',') FILTER (WHERE r.kept), (array_agg(r.row_key) FILTER (WHERE r.kept))[count(*) FILTER (WHERE r.kept)],
-         count(*) = plan.most OR NOT coalesce(bool_and(r.kept), true)
+         count(*) = most OR NOT coalesce(bool_and(r.kept), true)
   INTO page, last_key, cut
   FROM (SELECT y.*, sum(octet_length(y.row_text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(y.row_text) < 16000000 AS kept
-        FROM (SELECT x.row_key, x.row_json::text AS row_text FROM pubsubpull.run_rows(plan.command, plan.key_values, plan.most, true) x OFFSET 0) y) r;
+        FROM (SELECT x.row_key, x.row_json::text AS row_text FROM pubsubpull.run_rows(pubsubpull.rows_command(p, after, descending, names), pubsubpull.parse_key(p, after), most, true) x OFFSET 0) y) r;
   IF cut THEN
-    next := plan.next || pubsubpull.percent_encode(last_key);
+    next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields),
+                   '&after=', pubsubpull.percent_encode(last_key), '&changes=' || changes);
   END IF;
   status := 200;
-  body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(plan.url || '/changes/?since=' || plan.place)::text, 'null'), '}');
+  body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
   -- An older first page with the same rows is as good as a new one: its "changes" begin earlier.
-  etag := CASE WHEN changes IS NULL THEN concat('W/', hashtextextended(page, 0)) ELSE hashtextextended(body, 0)::text END;
+  etag := CASE WHEN first THEN concat('W/', hashtextextended(page, 0)) ELSE hashtextextended(body, 0)::text END;
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text, text, text) IS
-  'GET /tables/{t}/rows/: a page of rows by key, read with the rights of the caller. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
+  'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.rows_copy(base text, name text, "limit" text, "order" text, after text, changes text, fields text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
@@ -243,7 +242,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.stream_begin(envelope text, indexed boolea
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM set_config(s.name, s.value, true)
-  FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('search_path', 'pg_catalog, pg_temp'), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
+  FROM (VALUES ('pubsubpull.request', coalesce(envelope, '')), ('row_security', 'on'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'),
     ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('IntervalStyle', 'postgres'), ('lock_timeout', '5s'), ('statement_timeout', '0')) s(name, value);
   IF indexed THEN
     PERFORM set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true);
@@ -254,35 +253,24 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.stream_begin(text, boolean) IS
   'At the start of a stream''s transaction: its settings, and the cursor from which changes follow, which must not go out before it is flushed (await_flush, in another session). indexed: let an index give the order, so that the first row comes at once.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.row_plan(name text, key text, OUT command text, OUT key_values text[])
+DROP FUNCTION IF EXISTS pubsubpull.row_get(text, text, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text, envelope text,
+  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p CONSTANT pubsubpull.published := pubsubpull.find_published(name);
 BEGIN
-  PERFORM pubsubpull.canonical_key(p, key), pubsubpull.check_readable(p);
-  command := format('SELECT %s FROM %s WHERE %s', pubsubpull.row_expression(p, 't', NULL), pubsubpull.from_clause(p), pubsubpull.key_condition(p, '='));
-  key_values := pubsubpull.parse_key(p, key);
-END $$;
-COMMENT ON FUNCTION pubsubpull.row_plan(text, text) IS 'How one row is read: SQL text, and the key''s values for $1.';
-
-DROP FUNCTION IF EXISTS pubsubpull.row_get(text, text, text); -- took less once
-CREATE OR REPLACE FUNCTION pubsubpull.row_get(base text, name text, key text, envelope text,
-  OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET row_security = on SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
-DECLARE
-  plan record;
-BEGIN
-  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true);
-  SELECT * INTO plan FROM pubsubpull.row_plan(name, key);
-  EXECUTE plan.command INTO body USING plan.key_values;
+  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, key), pubsubpull.check_readable(p);
+  SELECT r.row_json::text INTO body FROM pubsubpull.run_rows(
+    format('SELECT NULL::pg_catalog.text, %s FROM %s WHERE %s', pubsubpull.row_expression(p, 't', NULL), pubsubpull.from_clause(p), pubsubpull.key_condition(p, '=')),
+    pubsubpull.parse_key(p, key), NULL, true) r;
   IF body IS NULL THEN
     PERFORM pubsubpull.problem(404, 'no-such-row', format('%s has no row with the key %s.', name, key));
   END IF;
   status := 200;
   etag := md5(body);
 END $$;
-COMMENT ON FUNCTION pubsubpull.row_get(text, text, text, text) IS 'GET /tables/{t}/rows/{key}: one row, read with the rights of the caller.';
+COMMENT ON FUNCTION pubsubpull.row_get(text, text, text, text) IS 'GET /tables/{t}/rows/{key}: one row.';
 
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
 DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text); -- took less once

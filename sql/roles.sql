@@ -1,11 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- roles.sql: the roles that mod_pubsubpull needs, and its empty schema. Run it in the database of the services, before install.sql:
 --   psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql
--- as a superuser or a role with CREATEROLE and with CREATE on the database; it becomes a member of the first two, which is what upgrades need.
+-- as a superuser or a role with CREATEROLE and with CREATE on the database; it becomes a member of the owner, which is what upgrades need.
 -- Running it again changes nothing, or gives a schema that belongs to somebody else to the owner.
 --
 --   pubsubpull            owns schema, log and triggers; nobody connects as it            -v owner=NAME
---   pubsubpull_httpd      httpd connects as it: may call what httpd calls                 -v module=NAME
+--   pubsubpull_httpd      httpd connects as it: calls what httpd calls, reads rows        -v module=NAME
 --   pubsubpull_publisher  its members may publish tables of theirs by SQL                 -v publisher=NAME
 \set ON_ERROR_STOP on
 \if :{?owner}
@@ -22,6 +22,7 @@
 \endif
 BEGIN;
 SET LOCAL client_min_messages = notice;
+SET LOCAL lock_timeout = '5s';
 SET LOCAL search_path = pg_catalog, pg_temp;
 SELECT pg_advisory_xact_lock(hashtext('pubsubpull.install')) \g /dev/null
 SELECT set_config('pubsubpull.owner', :'owner', true), set_config('pubsubpull.module', :'module', true), set_config('pubsubpull.publisher', :'publisher', true) \g /dev/null
@@ -40,10 +41,14 @@ BEGIN
         HINT = 'It must not be SUPERUSER, CREATEROLE, REPLICATION or BYPASSRLS: name another one with -v owner=, -v module= or -v publisher=.';
     END IF;
   END LOOP;
-  -- An upgrade is made as the owner, and ends sessions of the module.
-  FOR r IN SELECT w.name FROM (VALUES (current_setting('pubsubpull.owner')), (current_setting('pubsubpull.module'))) w(name) WHERE NOT pg_has_role(w.name, 'USAGE') LOOP
-    EXECUTE format('GRANT %I TO CURRENT_USER', r.name);
-  END LOOP;
+  -- The owner gives two functions to the module's role, so that they run with its rights. An upgrade is made as the owner; who may not
+  -- make roles must be a member already.
+  IF current_setting('pubsubpull.owner') <> current_setting('pubsubpull.module') AND NOT pg_has_role(current_setting('pubsubpull.owner'), current_setting('pubsubpull.module'), 'USAGE') THEN
+    EXECUTE format('GRANT %I TO %I', current_setting('pubsubpull.module'), current_setting('pubsubpull.owner'));
+  END IF;
+  IF NOT pg_has_role(current_setting('pubsubpull.owner'), 'USAGE') AND (SELECT q.rolcreaterole FROM pg_roles q WHERE q.rolname = current_user) THEN
+    EXECUTE format('GRANT %I TO CURRENT_USER', current_setting('pubsubpull.owner'));
+  END IF;
   IF pg_has_role(current_setting('pubsubpull.module'), current_setting('pubsubpull.owner'), 'MEMBER') THEN
     RAISE WARNING USING MESSAGE = format('%I is a member of %I and so may do anything with the log', current_setting('pubsubpull.module'), current_setting('pubsubpull.owner'));
   END IF;
@@ -98,9 +103,8 @@ BEGIN
     FOR command IN EXECUTE
       'SELECT format(''GRANT %s ON %s TO %I;'', w.rights, p.relation, w.role)
        FROM pubsubpull.published p JOIN pg_class c ON c.oid = p.relation
-       CROSS JOIN LATERAL (VALUES ($1, CASE WHEN c.relkind IN (''r'', ''p'') THEN ''SELECT, TRIGGER'' ELSE ''SELECT'' END), ($2, ''SELECT'')) w(role, rights)
-       WHERE p.unpublished_at IS NULL
-         AND EXISTS (SELECT FROM unnest(string_to_array(w.rights, '', '')) n WHERE NOT has_table_privilege(w.role, p.relation, n)) ORDER BY p.relation::text, w.role'
+       CROSS JOIN LATERAL (SELECT $1, ''TRIGGER'' WHERE c.relkind IN (''r'', ''p'') UNION ALL SELECT $2, ''SELECT'') w(role, rights)
+       WHERE p.unpublished_at IS NULL AND NOT has_table_privilege(w.role, p.relation, w.rights) ORDER BY p.relation::text, w.role'
       USING owner, module
     LOOP
       RAISE NOTICE 'The owner of a published table has to say: %', command;

@@ -10,7 +10,7 @@ waitpid $pid, 0;
 is($?, 0, "DAViCal's own script makes its database") or diag slurp($log);
 $pg->roles(db => 'davical');
 my @davical = ([user => 'davical_dba', db => 'davical']);    # owns its tables
-$pg->sql(@davical, $_) for 'GRANT SELECT, TRIGGER ON caldav_data, collection TO pubsubpull', 'GRANT SELECT ON caldav_data, collection TO pubsubpull_httpd';
+$pg->sql(@davical, $_) for 'GRANT TRIGGER ON caldav_data, collection TO pubsubpull', 'GRANT SELECT ON caldav_data, collection TO pubsubpull_httpd';
 $pg->install_schema(db => 'davical');
 
 # A pool of php-fpm as the READMEs of conf/backends/php and DAViCal have it; only the database is elsewhere.

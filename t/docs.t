@@ -37,6 +37,14 @@ is(join(' ', map { s{.*/}{}r } grep { $text{$_} =~ m{<curl/curl\.h>} } @c), 'del
 is(join(' ', map { s{.*/}{}r } grep { $text{$_} =~ m{<openssl/} } @c), 'pem.c sign.c seal.c', 'and libcrypto in one file of its room');
 is(join(' ', grep { m{/src/notify/} && $text{$_} =~ m{#include "(?:publish|subscribe|pull|audit)/} } @c), '', 'notify knows no room with resources');
 
+# Tests that the README refers to are there, and each promise of the threat model has one
+my @tests = $readme =~ m{\b(t/[\w/]+\.t)\b}g;
+is(join(' ', grep { !-e repo($_) } @tests), '', 'the README names tests that exist');
+my ($model) = $readme =~ /^## Threat model\n(.*?)^## /ms;
+my @parties = grep { /^\| (?!who \||-)/ } split /\n/, $model =~ s/^\|---.*\n//mr;
+cmp_ok(scalar @parties, '>=', 9, 'the threat model names those it is about');
+is(join("\n", grep { (split / \| /)[2] !~ m{\[t/} } @parties), '', 'and what shows that it holds');
+
 my $pg = PspTest::Postgres->start;
 $pg->install_schema;
 is(join(' ', map { $_->[0] } @{ $pg->rows([user => 'pubsubpull'], q{SELECT p.oid::regprocedure FROM pg_proc p

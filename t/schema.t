@@ -7,7 +7,7 @@ my $receiver = PspTest::Receiver->start;
 my $psp = PspTest->up(schema => 0, config => "<Location /svc/>\nPubSubPull On\nProxyPass @{[$receiver->url('/')]}\n</Location>\n");
 my ($pg, $httpd) = ($psp->pg, $psp->httpd);
 sub admin { return $pg->sql([user => 'pubsubpull'], @_) }
-my $command = qr/psql -v ON_ERROR_STOP=1 -f \S*install\.sql/;
+my $command = qr/psql -v ON_ERROR_STOP=1 -f \S*roles\.sql -f \S*install\.sql/;
 
 # Missing
 my $answer = $httpd->get('/pubsubpull/tables/', user => 'alice');

@@ -104,7 +104,8 @@ static const struct {
 } meanings[] = {
     {"42501", 403, APR_EACCES, "database-forbidden", 0,
      "The database role of this server lacks a right that is needed here. The administrator finds"
-     " in the error log which one to grant."},
+     " in the error log which one to grant; those on the schema pubsubpull come with:"
+     " psql -f sql/roles.sql -f sql/install.sql."},
     {"22021", 400, APR_EGENERAL, "bad-encoding", 0,
      "The request holds text that is not UTF-8. Send UTF-8."},
     {"22P05", 400, APR_EGENERAL, "bad-encoding", 0,
@@ -129,12 +130,13 @@ static const struct {
      "The database accepts no changes at the moment (read-only, or a standby). Try again later."},
     {"42883", 500, APR_EGENERAL, "database-schema", 0,
      "A function of schema pubsubpull is missing. The administrator installs or upgrades the schema"
-     " with: psql -f sql/install.sql."},
+     " with: psql -f sql/roles.sql -f sql/install.sql."},
     {"3F000", 500, APR_EGENERAL, "database-schema", 0,
-     "Schema pubsubpull is missing. The administrator installs it with: psql -f sql/install.sql."},
+     "Schema pubsubpull is missing. The administrator installs it with: psql -f sql/roles.sql -f "
+     "sql/install.sql."},
     {"42P01", 500, APR_EGENERAL, "database-schema", 0,
      "A table of schema pubsubpull is missing. The administrator installs or upgrades the schema"
-     " with: psql -f sql/install.sql."},
+     " with: psql -f sql/roles.sql -f sql/install.sql."},
     {"", 500, APR_EGENERAL, "database-error", 0, NULL},
 };
 

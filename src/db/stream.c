@@ -16,7 +16,9 @@ struct psp_stream_t {
     psp_result_t result;
 };
 
-static const char begin[] = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/* Nobody's operators come before PostgreSQL's. */
+static const char begin[] = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+                            "SET LOCAL search_path = pg_catalog, pg_temp";
 static const char signature[] = "PGCOPY\n\377\r\n"; /* and its NUL */
 
 /* Until the socket may have news. */

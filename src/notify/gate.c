@@ -159,13 +159,13 @@ static void refuse(psp_child_t *c, const char *version)
                      "needs %d: %s",
                      version, PSP_SCHEMA_VERSION,
                      atoi(version) < PSP_SCHEMA_VERSION
-                         ? "psql -v ON_ERROR_STOP=1 -f sql/install.sql"
+                         ? "psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql"
                          : "install the module of that version, and restart httpd");
         return;
     }
     ap_log_error(APLOG_MARK, APLOG_ERR, APR_ENOENT, c->server,
                  "PSP0414: the database lacks the schema pubsubpull, or its role may not use it "
-                 "(%s): psql -v ON_ERROR_STOP=1 -f sql/install.sql",
+                 "(%s): psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql",
                  g->cause);
 }
 

@@ -11,7 +11,7 @@
 
 APLOG_USE_MODULE(pubsubpull);
 
-#define REMEDY "psql -v ON_ERROR_STOP=1 -f sql/install.sql"
+#define REMEDY "psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql"
 
 #define POOL_MIN 0
 #define POOL_MAX 8

@@ -24,7 +24,7 @@ sub psql {    # seconds for a file of statements
     my ($text) = @_;
     spew("$tmp/in.sql", $text);
     my $start = time;
-    system("$pg->{bin}/psql -XqAt -h $pg->{socket} -p $pg->{port} -U postgres app -f $tmp/in.sql > $tmp/out") == 0 or die 'psql';
+    system("PGOPTIONS='-c role=pubsubpull' $pg->{bin}/psql -XqAt -h $pg->{socket} -p $pg->{port} -U administrator app -f $tmp/in.sql > $tmp/out") == 0 or die 'psql';
     return time - $start;
 }
 

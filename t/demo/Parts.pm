@@ -21,7 +21,8 @@ sub start {
     $pg->install_schema;
     $pg->admin(db => 'postgres')->sql($_)
         for 'CREATE ROLE billing LOGIN', 'CREATE DATABASE billing OWNER billing';
-    say_so('PostgreSQL                    port ' . $pg->port . ', databases app and billing, schema pubsubpull in app');
+    say_so('PostgreSQL                    port ' . $pg->port . ', databases app and billing, schema pubsubpull in app',
+        'Its roles, made by sql/roles.sql: pubsubpull owns the log, httpd connects as pubsubpull_httpd; the services are service and billing');
 
     $self->{customers} = PspTest::Service->customers($pg, log => "$self->{dir}/customers.log");
     say_so('customers (Django)            ' . $self->{customers}->url('/customers/'));

@@ -256,7 +256,7 @@ sub install_earlier {
 # What an owner does before a table, or a view, can be published.
 sub publishable {
     my ($self, @tables) = @_;
-    $self->sql("GRANT SELECT, TRIGGER ON $_ TO pubsubpull; GRANT SELECT ON $_ TO pubsubpull_httpd") for @tables;
+    $self->sql("GRANT TRIGGER ON $_ TO pubsubpull; GRANT SELECT ON $_ TO pubsubpull_httpd") for @tables;
     return;
 }
 
