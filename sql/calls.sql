@@ -104,23 +104,33 @@ COMMENT ON FUNCTION pubsubpull.fits_call(jsonb, pubsubpull.request, int[]) IS 'W
 
 -- --- Into the log ---
 
--- Calls that changed the same row first go one after another, all others side by side.
+CREATE OR REPLACE FUNCTION pubsubpull.call_size(request uuid) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+  RETURN (SELECT coalesce(sum(x.size), 0)
+          FROM (SELECT coalesce(octet_length(c.old::text), 0) + coalesce(octet_length(c.new::text), 0) AS size FROM pubsubpull.change c WHERE c.request = call_size.request LIMIT 10000) x);
+END $$;
+COMMENT ON FUNCTION pubsubpull.call_size(uuid) IS 'About how many bytes the notification of a call will have, without fetching them.';
+
+-- Calls that changed the same row first go one after another, all others side by side. A call may have changed millions of rows, and this
+-- must not take long.
 CREATE OR REPLACE FUNCTION pubsubpull.ended_calls(ids uuid[], OUT request uuid, OUT lane text, OUT new json)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   r pubsubpull.request;
   tables int[];
-  size bigint;
+  first bigint;
 BEGIN
   FOR r IN SELECT q.* FROM pubsubpull.request q WHERE q.id = ANY (ids) ORDER BY q.started + q.duration, q.id LOOP
-    SELECT array_agg(DISTINCT c.table_id), sum(coalesce(octet_length(c.old::text), 0) + coalesce(octet_length(c.new::text), 0)) INTO tables, size
-    FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id <> 0 AND c.unattributed IS NULL;
-    IF EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL AND pubsubpull.fits_call(s.requests, r, tables))
-       AND NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id = 0) THEN -- a record may come again after a crash
+    CONTINUE WHEN NOT EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL AND pubsubpull.fits_call(s.requests - 'table', r, '{}'))
+      OR EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id = 0); -- a record may come again after a crash
+    SELECT array_agg(DISTINCT x.table_id), min(x.id) INTO tables, first
+    FROM (SELECT c.table_id, c.id FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id <> 0 AND c.unattributed IS NULL LIMIT 1000000) x;
+    IF EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL AND pubsubpull.fits_call(s.requests, r, tables)) THEN
       request := r.id;
       lane := coalesce((SELECT concat(pubsubpull.percent_encode(p.name), '/', c.key) FROM pubsubpull.change c JOIN pubsubpull.published p ON p.id = c.table_id
-                        WHERE c.request = r.id AND c.table_id <> 0 AND c.unattributed IS NULL ORDER BY c.id LIMIT 1), r.id::text);
-      new := json_build_object('seen', pg_current_snapshot(), 'tables', coalesce(tables, '{}'), 'size', coalesce(size, 0));
+                        WHERE c.table_id = ANY (tables) AND c.id = first), r.id::text);
+      new := json_build_object('seen', pg_current_snapshot(), 'tables', coalesce(tables, '{}'), 'size', pubsubpull.call_size(r.id));
       RETURN NEXT;
     END IF;
   END LOOP;
@@ -156,8 +166,7 @@ BEGIN
                 WHERE r.id > coalesce(after, '00000000-0000-0000-0000-000000000000') AND r.claimed IS NULL AND r.status IS NOT NULL
                   AND NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id = 0 AND NOT pg_visible_in_snapshot(c.xid, p.since))
                 ORDER BY r.id LIMIT most) q
-          CROSS JOIN LATERAL (SELECT coalesce(sum(coalesce(octet_length(c.old::text), 0) + coalesce(octet_length(c.new::text), 0)), 0)::bigint AS size
-                              FROM pubsubpull.change c WHERE c.request = q.id) z) x);
+          CROSS JOIN LATERAL pubsubpull.call_size(q.id) z(size)) x);
 END $$;
 COMMENT ON FUNCTION pubsubpull.past_calls(pubsubpull.position, uuid, int) IS 'The next recorded requests, oldest first, of those that had ended at a position.';
 
@@ -172,7 +181,7 @@ DECLARE
 BEGIN
   FOR l IN SELECT x.* FROM pubsubpull.change x
            WHERE x.request = c.request AND x.table_id = ANY (tables) AND x.table_id <> 0 AND x.unattributed IS NULL AND (seen IS NULL OR pg_visible_in_snapshot(x.xid, seen))
-           ORDER BY x.id LOOP
+           ORDER BY x.id LIMIT 10001 LOOP
     IF n >= 10000 OR size >= 4000000 THEN
       RETURN NEXT NULL;
       RETURN;
@@ -193,7 +202,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' A
               pubsubpull.key_object(t.key, t.plain, x.key, coalesce(x.new, x.old)), ',"old":', coalesce(x.old::text, 'null'), ',"new":', coalesce(x.new::text, 'null'), ',"url":',
               CASE WHEN x.key IS NULL THEN 'null' ELSE concat('"', t.url, '/rows/', x.key, '"') END, ',"channel":', coalesce(concat('"', x.channel, '"'), 'null'), '}'), ',' ORDER BY x.id)
      FROM unnest(changes) x JOIN pubsubpull.shown_tables(ARRAY(SELECT DISTINCT y.table_id FROM unnest(changes) y), base) t ON t.id = x.table_id),
-    '],"more":', CASE WHEN changes[cardinality(changes)] IS NULL AND changes <> '{}' THEN to_json(concat(base, '/changes/?request=', (r).id))::text ELSE 'null' END)
+    '],"more":', CASE WHEN cardinality(changes) > 0 AND changes[cardinality(changes)] IS NULL THEN to_json(concat(base, '/changes/?request=', (r).id))::text ELSE 'null' END)
 $$;
 COMMENT ON FUNCTION pubsubpull.call_json(pubsubpull.change, pubsubpull.request, text, text, pubsubpull.change[]) IS
   'JSON text of a call with what it changed, without its closing brace, so that members can be added.';
@@ -228,7 +237,8 @@ BEGIN
   IF r.id IS NULL THEN
     RETURN;
   ELSIF c.new IS NULL THEN
-    touched := ARRAY(SELECT DISTINCT x.table_id FROM pubsubpull.change x WHERE x.request = r.id AND x.table_id <> 0 AND x.unattributed IS NULL);
+    touched := ARRAY(SELECT DISTINCT x.table_id FROM (SELECT y.table_id FROM pubsubpull.change y
+                     WHERE y.request = r.id AND y.table_id <> 0 AND y.unattributed IS NULL LIMIT 1000000) x);
   END IF;
   FOR s IN SELECT q.* FROM pubsubpull.subscription q WHERE q.id = ANY (subscriptions) AND pubsubpull.fits_call(q.requests, r, touched) ORDER BY q.id LOOP
     changes := ARRAY(SELECT x FROM pubsubpull.call_changes(c, ARRAY(SELECT t::int FROM jsonb_array_elements_text(s.requests->'tables') t)) x);

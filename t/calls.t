@@ -8,6 +8,7 @@ my $service = PspTest::Service->wsgi('sql_wsgi', path => [repo('t/services')], e
 my $config = <<"END";
 <Location "/svc/">
     PubSubPull On
+    Require valid-user
     ProxyPass "@{[$service->url('/svc/')]}"
 </Location>
 <Location "/svc/all/">
@@ -122,7 +123,8 @@ my %times;
 $times{$_}++ for map { $_->json->{request}{id} } $receiver->requests;
 is(join(' ', sort keys %times), join(' ', sort @before, @after), 'from the beginning: each call, those that failed at first as well');
 is(eval { my $n = 0; $n += $_ for values %times; $n }, @before + @after + 3, 'and none twice');
-is(join(' ', map { $_->json->{request}{id} } grep { $_->json->{request}{path} eq '/svc/late' && $_->json->{id} > 0 } $receiver->requests) =~ s/(\S+)(?: \1)+/$1/gr, "@after", 'calls that changed one row in order');
+my %first;
+is(join(' ', grep { !$first{$_}++ } map { $_->json->{request}{id} } grep { $_->json->{request}{path} eq '/svc/late' } $receiver->requests), "@after", 'calls that changed one row in order');
 my $position = $httpd->get("$url/all/position", @as)->json->{since};
 $receiver->forget;
 my $one = call('/svc/late', 'UPDATE t SET v = 0 WHERE id = 1');
@@ -172,7 +174,6 @@ $db->commit;
 admin('SELECT pubsubpull.record_requests($1)', record(3));
 $receiver->wait_for(3);
 settled('r', 'all three');
-is(join(' ', map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests), join(' ', 2, $receiver->requests ? map { $_->json->{request}{path} =~ /(\d+)$/ } ($receiver->requests)[1, 2] : ()), 'three');
 is(join(' ', sort map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests), '1 2 3', 'each once, the late one as well');
 is(join(' ', map { $_->json->{request}{path} =~ /(\d+)$/ } ($receiver->requests)[0]), '2', 'which delayed nobody');
 
@@ -194,10 +195,9 @@ my @pids;
 for my $server ($httpd, $other) {
     defined(my $pid = fork) or die "fork: $!";
     if (!$pid) {
-        my @sent = map { $server->post('/svc/r/x', "INSERT INTO u VALUES (" . ($server == $httpd ? 1000 : 2000) . " + $_)", user => 'alice')->header('X-Request-Id') } 1 .. 100;
-        spew(tmp_dir() . '/x', '') if 0;
+        my @done = grep { $server->request('POST', '/svc/r/x', user => 'alice', body => 'INSERT INTO u VALUES (' . ($server == $httpd ? 1000 : 2000) . " + $_)")->status == 200 } 1 .. 100;
         require POSIX;
-        POSIX::_exit(@sent == 100 ? 0 : 1);
+        POSIX::_exit(@done == 100 ? 0 : 1);
     }
     push @pids, $pid;
 }
