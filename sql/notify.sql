@@ -259,7 +259,7 @@ DECLARE
 BEGIN
   SELECT q.* INTO t FROM pubsubpull.published q JOIN pubsubpull.subscription s ON s.table_id = q.id WHERE s.id = number;
   IF t.id = 0 THEN
-    page := pubsubpull.past_calls(p, nullif(split_part(p."rows", ':', 2), '')::uuid, most);
+    page := pubsubpull.past_calls(p, after::uuid, most);
     p."rows" := number || ':' || page[cardinality(page)].key;
     more := true;
     RETURN;
