@@ -74,6 +74,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN 'status' THEN 'q.status BETWEEN replace($2->>''status'', ''x'', ''0'')::int AND replace($2->>''status'', ''x'', ''9'')::int' || CASE WHEN value >= '5' THEN ' AND q.status >= 500' ELSE '' END
     WHEN 'from' THEN 'q.id >= pubsubpull.parse_time(''from'', $2->>''from'')'
     WHEN 'to' THEN 'q.id < pubsubpull.parse_time(''to'', $2->>''to'')'
+    WHEN 'cause' THEN 'q.cause = ($2->>''cause'')::uuid'
     WHEN 'remote' THEN 'q.remote = $2->>''remote'''
     WHEN 'table' THEN 'EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.table_id = $3 AND c.unattributed IS NULL)'
     WHEN 'key' THEN 'q.id = ANY (ARRAY(SELECT c.request FROM pubsubpull.change c WHERE c.table_id = $3 AND c.key = $4 AND c.unattributed IS NULL'
@@ -115,6 +116,8 @@ BEGIN
     RETURN;
   ELSIF filters->>'since' !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
     PERFORM pubsubpull.problem(400, 'bad-cursor', 'since must come from the "next" URL of an earlier page.');
+  ELSIF filters->>'cause' !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+    PERFORM pubsubpull.problem(400, 'bad-cause', 'cause must be the id of a request.');
   ELSIF filters->>'status' !~ '^[1-5](xx|[0-9]{2})$' THEN
     PERFORM pubsubpull.problem(400, 'bad-status', 'status must be a number such as 404 or a class such as 5xx.');
   ELSIF filters->>'odd' NOT IN ('5xx-committed', '2xx-unchanged') THEN
@@ -151,7 +154,7 @@ BEGIN
   body := concat('{"requests":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), '}');
 END $$;
 COMMENT ON FUNCTION pubsubpull.requests_get(text, jsonb, text, text) IS
-  'GET /requests/: recorded requests, newest first. filters: user, method, path (a prefix), status, from, to, remote, table, key, odd, since; names: the tables that the user may see (an array), NULL: all.';
+  'GET /requests/: recorded requests, newest first. filters: user, method, path (a prefix), status, from, to, remote, cause, table, key, odd, since; names: the tables that the user may see (an array), NULL: all.';
 
 DROP FUNCTION IF EXISTS pubsubpull.request_get(text, text); -- showed changes of all tables to everybody
 CREATE OR REPLACE FUNCTION pubsubpull.request_get(base text, id text, names text,

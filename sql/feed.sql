@@ -243,7 +243,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.feed_page(p pubsubpull.position, tables in
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
   SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true)
   FROM (SELECT f::pubsubpull.change AS c, f.id,
-               coalesce(sum(coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0))
+               coalesce(sum(CASE WHEN f.table_id = 0 THEN (f.new->>'size')::bigint ELSE coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0) END)
                         OVER (ORDER BY f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < most_bytes AS kept
         FROM pubsubpull.feed(p, tables, most) f) x
 $$;
@@ -251,7 +251,7 @@ COMMENT ON FUNCTION pubsubpull.feed_page(pubsubpull.position, int[], int, bigint
   'The next changes as an array (NULL: none), cut at most changes or when the rows in them exceed most_bytes, but one at least; more: whether it was cut.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.all_tables() RETURNS int[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published $$;
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT coalesce(array_agg(id), '{}') FROM pubsubpull.published WHERE id <> 0 $$;
 COMMENT ON FUNCTION pubsubpull.all_tables() IS 'Ids of all tables that are or were published.';
 
 -- Cursors (in PL/pgSQL, which keeps plans where SQL functions are planned at every call): the position as text that clients need not understand, with a check so that nothing but ours is taken. Numbers are
@@ -396,7 +396,7 @@ COMMENT ON FUNCTION pubsubpull.parse_since(text) IS 'The position that since mea
 
 CREATE OR REPLACE FUNCTION pubsubpull.change_type(type "char") RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-  SELECT CASE type WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate' WHEN 'R' THEN 'row' END
+  SELECT CASE type WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate' WHEN 'R' THEN 'row' WHEN 'Q' THEN 'request' END
 $$;
 COMMENT ON FUNCTION pubsubpull.change_type("char") IS 'The word for a type of change.';
 
@@ -434,7 +434,7 @@ COMMENT ON FUNCTION pubsubpull.shown_tables(int[], text) IS 'Names, URLs and key
 CREATE OR REPLACE FUNCTION pubsubpull.request_json(request uuid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT json_strip_nulls(json_build_object('id', r.id, 'method', r.method, 'host', r.host, 'path', r.path, 'query', r.query, 'user', r."user",
-    'remote', r.remote, 'agent', r.agent, 'started', r.started, 'headers', r.headers, 'status', r.status, 'bytes', r.bytes,
+    'remote', r.remote, 'agent', r.agent, 'started', r.started, 'headers', r.headers, 'cause', r.cause, 'status', r.status, 'bytes', r.bytes,
     'duration', extract(epoch FROM r.duration)))::text
   FROM pubsubpull.request r WHERE r.id = request AND r.claimed IS NULL
 $$;

@@ -46,6 +46,7 @@ END $$;
 \ir retention.sql
 \ir lease.sql
 \ir notify.sql
+\ir calls.sql
 \ir retry.sql
 \ir metrics.sql
 \ir rights.sql

@@ -86,10 +86,11 @@ COMMENT ON FUNCTION pubsubpull.notify_renew(uuid, int) IS
   'Says that a notifier is alive for some seconds more. Returns what it holds (see notify_shares), how many subscriptions it may take and should give to others, what is parked, and in how many milliseconds another notifier''s time is over unless it renews.';
 
 DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int); -- renewed, too, and gave all that is held
+DROP FUNCTION IF EXISTS pubsubpull.notify_lease(uuid, int[], bigint[], bigint[]); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_lease(notifier uuid, ids int[], epochs bigint[], versions bigint[],
   OUT id int, OUT epoch bigint, OUT version bigint, OUT name text, OUT callback text, OUT key text, OUT table_name text,
   OUT "position" text, OUT done text, OUT timeout int, OUT concurrency int, OUT retry_first int, OUT retry_max int, OUT parked bigint,
-  OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean)
+  OUT headers text, OUT secrets text, OUT format text, OUT batch int, OUT rate float8, OUT latest boolean, OUT calls boolean)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -117,13 +118,13 @@ BEGIN
   END LOOP;
   RETURN QUERY
     SELECT s.id, g.epoch, s.version, s.name, s.callback,
-           coalesce((SELECT string_agg(pubsubpull.percent_encode(k), ',' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(k, n)), ''),
+           coalesce((SELECT string_agg(pubsubpull.percent_encode(k), ',' ORDER BY n) FROM unnest(CASE WHEN s.requests IS NULL THEN p.key ELSE '{id}' END) WITH ORDINALITY AS u(k, n)), ''),
            coalesce(pubsubpull.table_name(p.relation), p.name), g."position"::text, array_to_string(g.done, ','),
            s.timeout, s.concurrency, s.retry_first, s.retry_max,
            (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
            (SELECT string_agg(h.key || ': ' || h.value, E'\n') FROM jsonb_each_text(s.headers) h),
-           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.batch, s.rate, s.latest
-    FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = s.table_id
+           concat_ws(',', s.secret, CASE WHEN s.old_secret_until > clock_timestamp() THEN s.old_secret END), s.format, s.batch, s.rate, s.latest, s.requests IS NOT NULL
+    FROM pubsubpull.progress g JOIN pubsubpull.subscription s ON s.id = g.subscription JOIN pubsubpull.published p ON p.id = coalesce((s.requests->>'table')::int, s.table_id)
     WHERE g.holder = notifier AND s.state = 'active'
       AND (s.id, g.epoch, s.version) NOT IN (SELECT * FROM unnest(ids, epochs, versions));
 END $$;

@@ -85,7 +85,7 @@ DO $$ BEGIN
 END $$;
 COMMENT ON TABLE pubsubpull.change IS 'The log: one row per committed change of a row of a published table';
 COMMENT ON COLUMN pubsubpull.change.xid IS 'The transaction (top level) that made the change; followers compare it with snapshots';
-COMMENT ON COLUMN pubsubpull.change.type IS 'I insert, U update, D delete, T truncate';
+COMMENT ON COLUMN pubsubpull.change.type IS 'I insert, U update, D delete, T truncate; Q the end of a request (see calls.sql)';
 COMMENT ON COLUMN pubsubpull.change.key IS 'The row''s key as in URLs: values percent-encoded and joined by commas; NULL: no key';
 COMMENT ON COLUMN pubsubpull.change.old_key IS 'The key before an update that changed it, else NULL';
 COMMENT ON COLUMN pubsubpull.change.request IS 'The request that caused the change; NULL: none is known';

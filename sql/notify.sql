@@ -67,6 +67,11 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
   FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
   WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.rejects(c, s.columns, s."when") IS DISTINCT FROM ''
   ORDER BY c.id, s.id;
+  IF EXISTS (SELECT FROM unnest(page) c WHERE c.table_id = 0) THEN -- no subscription follows a table and calls, so these have an order of their own
+    RETURN QUERY SELECT e.* FROM unnest(page) WITH ORDINALITY AS u CROSS JOIN LATERAL
+      pubsubpull.call_events(ROW(u.id, u.xid, u.at, u.table_id, u.type, u.key, u.old_key, u.old, u.new, u.request, u.channel, u.unattributed)::pubsubpull.change, subscriptions, head) e
+      WHERE u.table_id = 0 ORDER BY u.ordinality;
+  END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The PUTs that a page of changes means for these subscriptions, in order.';
 
@@ -87,7 +92,9 @@ BEGIN
       RETURN QUERY SELECT * FROM pubsubpull.events(ARRAY[c], subscriptions, head);
     EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
       RETURN QUERY SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL, NULL::text, false, c.request, 'the notification cannot be made: ' || SQLERRM
-        FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R');
+        FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id
+          AND (c.type = ANY (s.types) OR c.type = 'R' OR c.type = 'Q' AND pubsubpull.fits_call(s.requests, (SELECT r FROM pubsubpull.request r WHERE r.id = c.request),
+                                                                                               ARRAY(SELECT json_array_elements_text(c.new->'tables')::int)));
     END;
   END LOOP;
 END $$;
@@ -121,10 +128,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.notify_probe(text) IS 'Whether certainly nothing came after a position, at a fraction of what reading costs.';
 
-DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- gave less back once
-CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int,
+DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- took and gave back less once
+CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int, most_hops int DEFAULT 1000,
   OUT "group" int, OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT "position" text, OUT more boolean, OUT generation bigint, OUT barrier boolean,
-  OUT deletes boolean, OUT request uuid)
+  OUT deletes boolean, OUT request uuid, OUT hops int)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   target CONSTANT pubsubpull.position := pubsubpull.begin_batch(pubsubpull.first_position());
@@ -139,6 +146,9 @@ DECLARE
   slow int[]; -- those whose events are looked at one by one
   held int[];
   settled text[]; -- subscription:change of this page that are done already
+  caused uuid[];  -- requests that others caused, and
+  depths int[];   -- how many came before each
+  done boolean;
 BEGIN
   IF NOT EXISTS (SELECT FROM pubsubpull.notifier a WHERE a.id = notifier) THEN
     RETURN; -- the server crashed, and these positions are from before
@@ -151,14 +161,14 @@ BEGIN
     -- Looked at after the target was taken: whoever replaces a subscription and then changes a row has the row sent by the new document.
     SELECT sum(s.version), array_agg(DISTINCT s.table_id) INTO versions_now, tables FROM unnest(g.ids) i JOIN pubsubpull.subscription s ON s.id = i; -- a hash, where = ANY compares one by one
     IF versions_now IS DISTINCT FROM g.versions THEN
-      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; more := NULL;
+      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; hops := NULL; more := NULL;
       "position" := g."position"::text;
       RETURN NEXT;
       CONTINUE;
     END IF;
     p := g."position";
     IF pubsubpull.is_lost(p) THEN -- it is disabled, which the new generation tells
-      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL;
+      subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; hops := NULL;
       "position" := p::text;
       more := false;
       RETURN NEXT;
@@ -178,9 +188,15 @@ BEGIN
                    WHERE EXISTS (SELECT FROM unnest(g.ids) i WHERE i = q.id)); -- of a thousand few may want any of this page
       slow := ARRAY(SELECT q.id FROM pubsubpull.subscription q WHERE q.id = ANY (ids)
                     AND (q."when" IS NOT NULL OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.state = 'pending' AND d.subscription = q.id)));
+      SELECT array_agg(h.request), array_agg(h.hops) INTO caused, depths
+      FROM pubsubpull.caused(ARRAY(SELECT DISTINCT x.request FROM unnest(page) x WHERE x.request IS NOT NULL), most_hops) h;
+      IF most_hops < ANY (depths) THEN
+        slow := ids; -- some of these go no further
+      END IF;
       IF cardinality(slow) < cardinality(ids) THEN
         BEGIN
-          RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request
+          RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request,
+              depths[array_position(caused, v.request)]
             FROM pubsubpull.events(page, ARRAY(SELECT i FROM unnest(ids) i WHERE i <> ALL (slow)), pubsubpull.cursor_head(p)) v;
         EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
           slow := ids; -- one of them cannot be made
@@ -192,18 +208,24 @@ BEGIN
         settled := ARRAY(SELECT concat_ws(':', q.subscription, d.id) FROM pubsubpull.progress q CROSS JOIN LATERAL unnest(q.done) d(id)
                          WHERE q.subscription = ANY (held) AND d.id IN (SELECT x.id FROM unnest(page) x));
         FOR e IN SELECT * FROM pubsubpull.events_or_errors(page, held, pubsubpull.cursor_head(p)) LOOP
+          hops := depths[array_position(caused, e.request)];
+          IF hops > most_hops THEN
+            e.error := format('stopped: %s requests before this one caused one another through deliveries, and PubSubPullMaxHops is %s', hops, most_hops);
+          END IF;
           IF e.error IS NOT NULL OR pubsubpull.is_blocked(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END)
              OR EXISTS (SELECT FROM pubsubpull.delivery d WHERE d.subscription = e.subscription AND d.change = e.change AND d.state = 'pending') THEN
-            IF concat_ws(':', e.subscription, e.change) = ANY (settled) THEN
+            done := concat_ws(':', e.subscription, e.change) = ANY (settled);
+            IF done THEN
               NULL; -- an earlier holder of the lease was done with it
             ELSIF e.error IS NOT NULL THEN
               PERFORM pubsubpull.refuse_event(e);
             ELSE
               PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
             END IF;
-            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, NULL::text, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, NULL::text, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request,
+              CASE WHEN NOT done AND hops > most_hops THEN hops END;
           ELSE
-            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request;
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request, hops;
           END IF;
         END LOOP;
       END IF;
@@ -215,7 +237,7 @@ BEGIN
         p := pubsubpull.end_batch(p);
       END IF;
     END IF;
-    subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL;
+    subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; hops := NULL;
     "position" := p::text;
     more := r.more;
     RETURN NEXT;
@@ -224,8 +246,8 @@ BEGIN
     RETURN NEXT;
   END IF;
 END $$;
-COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int) IS
-  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send (body NULL: parked, given up or done before), and after them one with the group''s new position. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
+COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int, int) IS
+  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send (body NULL: parked, given up or done before), and after them one with the group''s new position. hops: how many requests caused one another before the one that caused the event; above most_hops it was given up, and body is NULL. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
 
 DROP FUNCTION IF EXISTS pubsubpull.rows_page(pubsubpull.position, int); -- gave a number back once
 CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT more boolean)
@@ -236,6 +258,12 @@ DECLARE
   t pubsubpull.published;
 BEGIN
   SELECT q.* INTO t FROM pubsubpull.published q JOIN pubsubpull.subscription s ON s.table_id = q.id WHERE s.id = number;
+  IF t.id = 0 THEN
+    page := pubsubpull.past_calls(p, after::uuid, most);
+    p."rows" := number || ':' || page[cardinality(page)].key;
+    more := true;
+    RETURN;
+  END IF;
   SELECT array_agg(pubsubpull.row_change(t.id, r.row_key, r.row_json) ORDER BY r.n) FILTER (WHERE r.kept), true INTO page, more
   FROM (SELECT x.*, row_number() OVER () AS n, sum(octet_length(x.row_json::text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(x.row_json::text) < 4000000 AS kept
         FROM pubsubpull.run_rows(pubsubpull.rows_command(t, after, false, NULL), pubsubpull.parse_key(t, after), most, false) x) r;
@@ -244,4 +272,4 @@ EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table O
   page := NULL; -- somebody alters the table, dropped it or took the right away; the others must not wait for that
   more := false;
 END $$;
-COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows for a subscription that began at the beginning, as changes of type row; none and the same position while the table is locked.';
+COMMENT ON FUNCTION pubsubpull.rows_page(pubsubpull.position, int) IS 'The next existing rows, or requests that had ended, for a subscription that began at the beginning, as changes of type row; none and the same position while the table is locked.';

@@ -357,7 +357,7 @@ COMMENT ON FUNCTION pubsubpull.changes_read(pubsubpull.position, int[], text, uu
 -- Also tables that are not published any more: their log is still there, and still only for those who may read them.
 CREATE OR REPLACE FUNCTION pubsubpull.logged_names() RETURNS TABLE (name text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT DISTINCT coalesce(pubsubpull.table_name(q.relation), q.name) FROM pubsubpull.published q ORDER BY 1
+  SELECT DISTINCT coalesce(pubsubpull.table_name(q.relation), q.name) FROM pubsubpull.published q WHERE q.id <> 0 ORDER BY 1
 $$;
 COMMENT ON FUNCTION pubsubpull.logged_names() IS 'Canonical names of all tables that are in the log.';
 

@@ -29,6 +29,10 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'claimed' AND NOT a.attisdropped) THEN
     ALTER TABLE pubsubpull.request ADD COLUMN claimed timestamptz; -- in older schemas
   END IF;
+  IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'cause' AND NOT a.attisdropped) THEN
+    ALTER TABLE pubsubpull.request ADD COLUMN cause uuid;
+    CREATE INDEX request_cause ON pubsubpull.request (cause, id) WHERE cause IS NOT NULL;
+  END IF;
   IF to_regclass('pubsubpull.request_claimed') IS NULL THEN
     CREATE INDEX request_claimed ON pubsubpull.request (claimed) WHERE claimed IS NOT NULL;
   END IF;
@@ -37,6 +41,8 @@ COMMENT ON TABLE pubsubpull.request IS
   'One row per recorded HTTP request: written by the first change it caused (or by httpd), completed by httpd with status, bytes and duration';
 COMMENT ON COLUMN pubsubpull.request.claimed IS
   'Only the id is known so far, from a session that named it at that time (infinity: too long ago); NULL once httpd said that it issued it';
+COMMENT ON COLUMN pubsubpull.request.cause IS
+  'The request that this one was caused by: it changed something, a subscriber was sent that, and wrote back';
 
 DO $$ BEGIN
   IF to_regtype('pubsubpull.unattributed') IS NULL THEN
@@ -129,11 +135,11 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended(request_id::text, 0)) THEN
     RETURN true;
   END IF;
-  INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, claimed)
-  SELECT request_id, e.method, e.host, e.path, e.query, e."user", e.remote, e.agent, coalesce(e.started, clock_timestamp()), e.headers,
+  INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, claimed)
+  SELECT request_id, e.method, e.host, e.path, e.query, e."user", e.remote, e.agent, coalesce(e.started, clock_timestamp()), e.headers, e.cause,
          CASE WHEN envelope IS NULL THEN clock_timestamp() END
   FROM jsonb_to_record(coalesce(envelope, '{}')::jsonb) AS e(method text, host text, path text, query text, "user" text, remote text,
-                                                             agent text, started timestamptz, headers jsonb)
+                                                             agent text, started timestamptz, headers jsonb, cause uuid)
   ON CONFLICT (id) DO NOTHING;
   PERFORM set_config('pubsubpull.seen', request_id::text, true);
   RETURN true;
@@ -266,7 +272,7 @@ DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb on
 CREATE OR REPLACE FUNCTION pubsubpull.record_requests(records json, tries int DEFAULT 0) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-  written int;
+  written uuid[];
 BEGIN
   IF EXISTS (SELECT FROM pubsubpull.request q WHERE q.claimed = 'infinity') THEN
     UPDATE pubsubpull.change c SET unattributed = NULL
@@ -278,19 +284,19 @@ BEGIN
   -- that a session made while the table was empty: they must not scan it for ever.
   WITH r AS MATERIALIZED (
     SELECT * FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
-      agent text, started timestamptz, headers jsonb, status int, bytes bigint, duration bigint, mode int)
+      agent text, started timestamptz, headers jsonb, cause uuid, status int, bytes bigint, duration bigint, mode int)
   ), completed AS ( -- what httpd says counts, also where the session's own word was there before
     UPDATE pubsubpull.request q
     SET method = r.method, host = r.host, path = r.path, query = r.query, "user" = r."user", remote = r.remote, agent = r.agent,
-        started = r.started, headers = r.headers, status = r.status, bytes = r.bytes, duration = r.duration * interval '1 microsecond',
+        started = r.started, headers = r.headers, cause = r.cause, status = r.status, bytes = r.bytes, duration = r.duration * interval '1 microsecond',
         claimed = NULL
     FROM r WHERE q.id = r.id RETURNING q.id
   ), missing AS MATERIALIZED (
     SELECT r.*, r.mode = 2 OR tries > 0 AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id) AS wanted
     FROM r WHERE r.id NOT IN (SELECT c.id FROM completed c)
   ), inserted AS (
-    INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, status, bytes, duration)
-    SELECT m.id, m.method, m.host, m.path, m.query, m."user", m.remote, m.agent, m.started, m.headers, m.status, m.bytes,
+    INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
+    SELECT m.id, m.method, m.host, m.path, m.query, m."user", m.remote, m.agent, m.started, m.headers, m.cause, m.status, m.bytes,
            m.duration * interval '1 microsecond'
     FROM missing m WHERE m.wanted AND pg_try_advisory_xact_lock(hashtextextended(m.id::text, 0))
     ON CONFLICT (id) DO NOTHING RETURNING id
@@ -301,8 +307,11 @@ BEGIN
     WHERE m.id NOT IN (SELECT i.id FROM inserted i)
       AND (m.wanted OR (tries < 3 AND m.method NOT IN ('GET', 'HEAD', 'OPTIONS', 'TRACE')))
   )
-  SELECT (SELECT count(*) FROM completed) + (SELECT count(*) FROM inserted) INTO written;
-  RETURN written;
+  SELECT ARRAY(SELECT c.id FROM completed c UNION ALL SELECT i.id FROM inserted i) INTO written;
+  IF EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL) THEN
+    PERFORM pubsubpull.log_calls(written);
+  END IF;
+  RETURN cardinality(written);
 END $$;
 COMMENT ON FUNCTION pubsubpull.record_requests(json, int) IS
   'Completes requests with status, bytes and duration (microseconds). records: array of envelopes with these members and mode: 1 = only if it changed something, 2 = write it anyway. Returns how many rows were written. Never waits for a writer.';

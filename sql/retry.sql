@@ -80,7 +80,9 @@ DECLARE
 BEGIN
   FOR w IN SELECT q.change, q.row_key FROM pubsubpull.delivery q WHERE q.subscription = d.subscription AND q.change = d.change AND d.batch IS NULL
            UNION ALL SELECT q.change, q.row_key FROM pubsubpull.delivery q WHERE q.subscription = d.subscription AND q.batch = d.batch AND q.state = 'pending' ORDER BY 1 LOOP
-    IF w.change < 0 THEN
+    IF w.change < 0 AND p.id = 0 THEN
+      page := page || pubsubpull.past_call(w.row_key::uuid);
+    ELSIF w.change < 0 THEN
       page := page || ARRAY(SELECT pubsubpull.row_change(p.id, w.row_key, b.body::json) FROM pubsubpull.row_or_nothing(p, w.row_key) b(body) WHERE b.body IS NOT NULL);
     ELSE
       page := page || ARRAY(SELECT c FROM pubsubpull.change c WHERE c.table_id = p.id AND c.id = w.change);
@@ -100,7 +102,8 @@ COMMENT ON FUNCTION pubsubpull.is_passed(pubsubpull.position, int, bigint) IS 'W
 
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
-  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid, OUT batch bigint)
+  OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid, OUT batch bigint,
+  OUT hops int)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -151,7 +154,7 @@ BEGIN
         PERFORM pubsubpull.refuse_event(e), pubsubpull.promote(e.subscription, CASE WHEN NOT e.barrier THEN e.key END);
       ELSE
         subscription := e.subscription; change := e.change; key := e.key; body := e.body; attempts := d.attempts; barrier := e.barrier; deletes := e.deletes;
-        request := e.request; batch := d.batch;
+        request := e.request; batch := d.batch; hops := (SELECT h.hops FROM pubsubpull.caused(ARRAY[e.request], 1000) h);
         RETURN NEXT;
       END IF;
     END LOOP;

@@ -22,7 +22,7 @@ DECLARE
     'tables_get', 'table_get', 'table_put', 'table_delete',
     'rows_get', 'row_get', 'rows_copy', 'stream_begin', 'await_flush', 'changes_get', 'watch', 'logged_names',
     'requests_get', 'request_get',
-    'subscriptions_get', 'subscription_get', 'subscription_put', 'subscription_delete', 'subscription_table', 'subscription_state_get', 'subscription_state_put',
+    'subscriptions_get', 'subscription_get', 'subscription_put', 'subscription_delete', 'subscription_scope', 'subscription_state_get', 'subscription_state_put',
     'subscription_position_get', 'subscription_position_put', 'failures_get', 'failure_put', 'failure_delete',
     'notify_lease', 'notify_renew', 'notify_release', 'notify_leave', 'notify_give', 'notify_probe', 'notify_read', 'notify_due', 'notify_save', 'notify_maintain',
     'record_requests', 'awaits_reads', 'set_keys', 'metrics'];

@@ -45,6 +45,12 @@ DO $$ BEGIN
       ADD COLUMN latest boolean NOT NULL DEFAULT false;
   END IF;
 END $$;
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.subscription'::regclass AND attname = 'requests') THEN
+    ALTER TABLE pubsubpull.subscription ADD COLUMN requests jsonb;
+    CREATE INDEX subscription_requests ON pubsubpull.subscription (id) WHERE requests IS NOT NULL;
+  END IF;
+END $$;
 CREATE INDEX IF NOT EXISTS subscription_table_id ON pubsubpull.subscription (table_id);
 COMMENT ON TABLE pubsubpull.subscription IS 'Who is sent which changes';
 COMMENT ON COLUMN pubsubpull.subscription.owner IS 'The user who made it; NULL: made without one';
@@ -55,6 +61,7 @@ COMMENT ON COLUMN pubsubpull.subscription.old_secret IS 'Signs beside secret unt
 COMMENT ON COLUMN pubsubpull.subscription.batch IS 'Most events in one PUT; above 1 its body is an array';
 COMMENT ON COLUMN pubsubpull.subscription.rate IS 'Most PUTs in a second; NULL: as many as it takes';
 COMMENT ON COLUMN pubsubpull.subscription.latest IS 'Of several events of one key that wait only the newest is sent';
+COMMENT ON COLUMN pubsubpull.subscription.requests IS 'It follows API calls, those that fit this rule (see calls.sql); NULL: it follows the changes of a table';
 COMMENT ON COLUMN pubsubpull.subscription.version IS 'Changes with the document, state or position';
 
 CREATE TABLE IF NOT EXISTS pubsubpull.progress (
@@ -165,7 +172,8 @@ COMMENT ON FUNCTION pubsubpull.check_secret(text) IS 'Problem 422 unless the tex
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_members() RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$
-  SELECT '{"callback": "text", "table": "text", "on": "insert|update|delete|truncate[]", "columns": "text[]", "when": "text", "since": "text", "latest": "flag",
+  SELECT '{"callback": "text", "table": "text", "requests": {"method": "~^[A-Z][A-Z0-9_-]{0,49}$ a method such as POST", "path": "~^[/*?].{0,250}$ a path such as /users/*",
+             "status": "#^[1-5](xx|[0-9]{2})$ a status such as 404 or 5xx", "user": "~^.{1,250}$ a user", "host": "~^[^/[:space:]]{1,250}$ a host"}, "on": "insert|update|delete|truncate[]", "columns": "text[]", "when": "text", "since": "text", "latest": "flag",
            "batch": "1..1000", "concurrency": "1..256", "rate": "0.01..100000", "timeout": "1..300", "headers": "object", "secret": "text",
            "format": "json|cloudevents", "delete": "PUT|DELETE", "retry": {"first": "1..3600", "max": "1..86400", "for": "0..2592000"}}'::jsonb
 $$;
@@ -179,6 +187,7 @@ DECLARE
   retry jsonb := coalesce(d->'retry', '{}');
   p pubsubpull.published;
   words text[] := pubsubpull.text_list(d->'on');
+  variables text[];
   strange text;
   s pubsubpull.subscription;
 BEGIN
@@ -194,19 +203,24 @@ BEGIN
   s.document := d - 'secret' - 'headers';
   s.callback := d->>'callback';
   PERFORM pubsubpull.check_callback(s.callback);
-  IF d->'table' IS NULL THEN
-    PERFORM pubsubpull.problem(422, 'bad-member', '"table" is missing: the published table to follow, as schema.table.');
+  IF d->'table' IS NULL AND d->'requests' IS NULL THEN
+    PERFORM pubsubpull.problem(422, 'bad-member', '"table" is missing: the published table to follow, as schema.table; or "requests": API calls to follow.');
+  ELSIF d->'table' IS NOT NULL THEN
+    p := pubsubpull.find_published((pubsubpull.subscription_scope(d::text)).table_name);
+    IF NOT pubsubpull.is_logged(p) THEN
+      PERFORM pubsubpull.problem(422, 'not-logged', format('%s is a view: its rows can be pulled, but its changes are not logged.', p.name), 'Subscribe to the tables behind it.');
+    END IF;
   END IF;
-  p := pubsubpull.find_published(pubsubpull.subscription_table(d::text));
-  IF NOT pubsubpull.is_logged(p) THEN
-    PERFORM pubsubpull.problem(422, 'not-logged', format('%s is a view: its rows can be pulled, but its changes are not logged.', p.name), 'Subscribe to the tables behind it.');
-  END IF;
-  s.table_id := p.id;
+  s.table_id := CASE WHEN d->'requests' IS NULL THEN p.id ELSE 0 END;
+  s.requests := pubsubpull.calls_rule(d, p.id);
+  variables := CASE WHEN s.requests IS NULL THEN ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k) ELSE ARRAY['id'] END
+               || CASE WHEN p.id IS NOT NULL THEN 'table'::text END;
   SELECT string_agg(v, ', ') INTO strange FROM regexp_matches(s.callback, '\{[+#./;?&]?([^}]*)\}', 'g') m, unnest(string_to_array(m[1], ',')) v
-  WHERE v <> 'table' AND v <> ALL (ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k));
+  WHERE (v = ANY (variables)) IS NOT TRUE;
   IF strange IS NOT NULL THEN
-    PERFORM pubsubpull.problem(422, 'bad-callback', format('"callback" has {%s}, which is no column of the key of %s.', strange, p.name),
-      format('Known are {%s}.', array_to_string(ARRAY(SELECT pubsubpull.percent_encode(k) FROM unnest(p.key) k) || 'table'::text, '}, {')));
+    PERFORM pubsubpull.problem(422, 'bad-callback', CASE WHEN s.requests IS NULL THEN format('"callback" has {%s}, which is no column of the key of %s.', strange, p.name)
+                                                      ELSE format('"callback" has {%s}, which is nothing that a request has here.', strange) END,
+      format('Known are {%s}.', array_to_string(variables, '}, {')));
   END IF;
   IF s.batch > 1 AND s.callback ~ '\{' AND regexp_replace(s.callback, '\{[+#./;?&]?table\}', '', 'g') ~ '\{' THEN
     PERFORM pubsubpull.problem(422, 'bad-callback', '"callback" has variables of the key, but with "batch" one PUT holds changes of many keys.', 'Only {table} can stand there.');
@@ -233,20 +247,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.parse_subscription(jsonb) IS 'A subscription as its document says, or the problem with it.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_table(document text) RETURNS text
+DROP FUNCTION IF EXISTS pubsubpull.subscription_table(text); -- knew of tables only
+CREATE OR REPLACE FUNCTION pubsubpull.subscription_scope(document text, OUT table_name text, OUT requests boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  name text := pubsubpull.check_members(pubsubpull.parse_object(document), pubsubpull.subscription_members())->>'table';
+  d CONSTANT jsonb := pubsubpull.check_members(pubsubpull.parse_object(document), pubsubpull.subscription_members());
 BEGIN
-  IF name IS NULL THEN
-    RETURN NULL;
+  requests := d->'requests' IS NOT NULL;
+  table_name := d->>'table';
+  IF table_name IS NOT NULL THEN
+    PERFORM pubsubpull.find_table(table_name);
   END IF;
-  PERFORM pubsubpull.find_table(name);
-  RETURN name;
 EXCEPTION WHEN SQLSTATE 'PS308' THEN
-  RETURN SQLERRM;
+  table_name := SQLERRM;
 END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_table(text) IS 'Canonical name of the table that a subscription document is about; NULL when it names none.';
+COMMENT ON FUNCTION pubsubpull.subscription_scope(text) IS 'What a subscription document is about: the canonical name of its table, NULL when it names none, and whether it follows API calls.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.start_position(s pubsubpull.subscription, since text) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -255,16 +270,22 @@ DECLARE
   t pubsubpull.published;
 BEGIN
   IF coalesce(since, 'now') <> 'beginning' THEN
-    RETURN pubsubpull.parse_since(coalesce(since, 'now'));
+    p := pubsubpull.parse_since(coalesce(since, 'now'));
+    IF since <> 'now' AND s.requests IS NOT NULL THEN
+      PERFORM pubsubpull.check_calls(s.requests, p);
+    END IF;
+    RETURN p;
   END IF;
-  SELECT * INTO t FROM pubsubpull.published q WHERE q.id = s.table_id;
-  PERFORM pubsubpull.parse_key(t, NULL);
+  IF s.requests IS NULL THEN
+    SELECT * INTO t FROM pubsubpull.published q WHERE q.id = s.table_id;
+    PERFORM pubsubpull.parse_key(t, NULL);
+  END IF;
   p := pubsubpull.now_position();
   p."rows" := s.id || ':';
   RETURN p;
 END $$;
 COMMENT ON FUNCTION pubsubpull.start_position(pubsubpull.subscription, text) IS
-  'Where a subscription starts: now, a cursor, or beginning: first every existing row, then what changed since this moment.';
+  'Where a subscription starts: now, a cursor, or beginning: first every existing row, or request that is recorded, then what came since this moment.';
 
 -- The notifier saves progress and then looks at the subscription; all others lock in the same order.
 CREATE OR REPLACE FUNCTION pubsubpull.lock_progress(name text) RETURNS void
@@ -273,7 +294,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.lock_progress(text) IS 'Locks the progress of a subscription until the end of the transaction, before the subscription is changed.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.subscribe(name text, document jsonb, owner text DEFAULT NULL, base text DEFAULT '') RETURNS boolean
+DROP FUNCTION IF EXISTS pubsubpull.subscribe(text, jsonb, text, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.subscribe(name text, document jsonb, owner text DEFAULT NULL, base text DEFAULT '', names text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s pubsubpull.subscription := pubsubpull.parse_subscription(document);
@@ -286,23 +308,27 @@ BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('pubsubpull.subscription'), hashtext(name));
   PERFORM pubsubpull.lock_progress(name);
   SELECT * INTO existing FROM pubsubpull.subscription q WHERE q.name = subscribe.name FOR NO KEY UPDATE;
-  IF NOT FOUND THEN
+  IF s.requests IS NOT NULL THEN
+    s.requests := pubsubpull.prepare_calls(s.requests, names);
+  END IF;
+  IF existing.id IS NULL THEN
     INSERT INTO pubsubpull.subscription AS q (name, owner, base, document, callback, table_id, types, columns, "when", timeout, concurrency, retry_first, retry_max, retry_for,
-      headers, secret, format, delete_method, batch, rate, latest)
+      headers, secret, format, delete_method, batch, rate, latest, requests)
     VALUES (subscribe.name, subscribe.owner, subscribe.base, s.document, s.callback, s.table_id, s.types, s.columns, s."when", s.timeout, s.concurrency, s.retry_first, s.retry_max, s.retry_for,
-      s.headers, s.secret, s.format, s.delete_method, s.batch, s.rate, s.latest)
+      s.headers, s.secret, s.format, s.delete_method, s.batch, s.rate, s.latest, s.requests)
     RETURNING * INTO s;
     INSERT INTO pubsubpull.progress (subscription, "position") VALUES (s.id, pubsubpull.start_position(s, s.document->>'since'));
     RETURN true;
   END IF;
-  IF existing.document = s.document AND existing.base = subscribe.base AND existing.headers = s.headers AND existing.secret IS NOT DISTINCT FROM s.secret THEN
+  IF existing.document = s.document AND existing.base = subscribe.base AND existing.headers = s.headers AND existing.secret IS NOT DISTINCT FROM s.secret
+     AND existing.requests IS NOT DISTINCT FROM s.requests THEN
     RETURN false; -- PUT again: nothing changes, above all not the position
   END IF;
   s.id := existing.id;
   UPDATE pubsubpull.subscription q
   SET base = subscribe.base, document = s.document, callback = s.callback, table_id = s.table_id, types = s.types, columns = s.columns, "when" = s."when",
       timeout = s.timeout, concurrency = s.concurrency, retry_first = s.retry_first, retry_max = s.retry_max, retry_for = s.retry_for,
-      headers = s.headers, format = s.format, delete_method = s.delete_method, batch = s.batch, rate = s.rate, latest = s.latest, secret = s.secret,
+      headers = s.headers, format = s.format, delete_method = s.delete_method, batch = s.batch, rate = s.rate, latest = s.latest, requests = s.requests, secret = s.secret,
       old_secret = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN q.secret ELSE q.old_secret END,
       old_secret_until = CASE WHEN q.secret IS DISTINCT FROM s.secret THEN now() + interval '24 hours' ELSE q.old_secret_until END,
       version = nextval('pubsubpull.generation'), updated_at = now()
@@ -313,8 +339,8 @@ BEGIN
   END IF;
   RETURN false;
 END $$;
-COMMENT ON FUNCTION pubsubpull.subscribe(text, jsonb, text, text) IS
-  'Creates or replaces a subscription; returns true when it is new. The position stays unless table or since differ from before. base: URL that links in notifications begin with.';
+COMMENT ON FUNCTION pubsubpull.subscribe(text, jsonb, text, text, text) IS
+  'Creates or replaces a subscription; returns true when it is new. The position stays unless table or since differ from before. base: URL that links in notifications begin with; names: of the tables whose changes may be shown with API calls (an array), NULL: all.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.move_subscription(subscription int, target pubsubpull.position) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -41,6 +41,7 @@ BEGIN
     'failed', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'failed'),
     'loses_place_at', loses_at, 'warning', pubsubpull.place_warning(g, loses_at),
     'failing_since', g.failing_since, 'last_error', g.last_error,
+    'tables', (SELECT jsonb_agg(coalesce(pubsubpull.table_name(p.relation), p.name) ORDER BY p.name) FROM pubsubpull.published p WHERE s.requests->'tables' @> to_jsonb(p.id)),
     'headers', ARRAY(SELECT jsonb_object_keys(s.headers)), 'secret', s.secret IS NOT NULL,
     'old_secret_until', CASE WHEN s.old_secret IS NOT NULL AND s.old_secret_until > now() THEN s.old_secret_until END))::text;
 END $$;
@@ -51,7 +52,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.subscriptions_get(base text, "user" text, 
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT 200, d.body, md5(d.body), NULL, NULL FROM (
     SELECT json_build_object('subscriptions', coalesce(json_agg(json_build_object('name', s.name, 'url', base || '/subscriptions/' || pubsubpull.percent_encode(s.name),
-             'owner', s.owner, 'table', s.document->>'table', 'callback', s.callback, 'state', s.state) ORDER BY s.name), '[]'))::text AS body
+             'owner', s.owner, 'table', s.document->>'table', 'requests', s.document->'requests', 'callback', s.callback, 'state', s.state) ORDER BY s.name), '[]'))::text AS body
     FROM pubsubpull.subscription s WHERE admin OR s.owner IS NOT DISTINCT FROM "user") d
 $$;
 COMMENT ON FUNCTION pubsubpull.subscriptions_get(text, text, boolean) IS 'GET /subscriptions/: the user''s, or all for an admin.';
@@ -77,7 +78,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.check_match(text, text, text) IS 'Problem 412 unless the conditions of RFC 9110, 13.1 hold. current_etag NULL: there is no such resource.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.subscription_put(base text, name text, "user" text, admin boolean, document text, if_match text, if_none_match text,
+DROP FUNCTION IF EXISTS pubsubpull.subscription_put(text, text, text, boolean, text, text, text); -- took less once
+CREATE OR REPLACE FUNCTION pubsubpull.subscription_put(base text, name text, "user" text, admin boolean, document text, if_match text, if_none_match text, names text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -89,13 +91,14 @@ BEGIN
     PERFORM pubsubpull.problem(403, 'not-yours', format('The subscription %s belongs to another user.', name), 'Choose another name.');
   END IF;
   PERFORM pubsubpull.check_match(CASE WHEN s.id IS NOT NULL THEN pubsubpull.subscription_etag(s) END, if_match, if_none_match);
-  status := CASE WHEN pubsubpull.subscribe(name, pubsubpull.parse_object(document), coalesce(s.owner, "user"), base) THEN 201 ELSE 200 END;
+  status := CASE WHEN pubsubpull.subscribe(name, pubsubpull.parse_object(document), coalesce(s.owner, "user"), base, names) THEN 201 ELSE 200 END;
   SELECT * INTO s FROM pubsubpull.subscription q WHERE q.name = subscription_put.name;
   body := pubsubpull.subscription_json(base, s);
   etag := pubsubpull.subscription_etag(s);
   location := base || '/subscriptions/' || pubsubpull.percent_encode(name);
 END $$;
-COMMENT ON FUNCTION pubsubpull.subscription_put(text, text, text, boolean, text, text, text) IS 'PUT /subscriptions/{name}: create or replace.';
+COMMENT ON FUNCTION pubsubpull.subscription_put(text, text, text, boolean, text, text, text, text) IS
+  'PUT /subscriptions/{name}: create or replace. names: the tables whose changes the user may see with API calls (an array), NULL: all.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_delete(base text, name text, "user" text, admin boolean, if_match text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
@@ -159,8 +162,11 @@ COMMENT ON FUNCTION pubsubpull.subscription_position_put(text, text, text, boole
 -- Deliveries that were given up. They can be sent again, once; what came later of the same key was sent long ago.
 CREATE OR REPLACE FUNCTION pubsubpull.failure_json(url text, d pubsubpull.delivery) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT jsonb_build_object('id', d.change, 'url', url || '/failures/' || d.change, 'state', d.state, 'key', coalesce(d.row_key, d.lane), 'attempts', d.attempts,
-    'first_at', d.first_at, 'last_at', d.last_at, 'next_at', d.next_at, 'status', d.status, 'error', d.error)
+  SELECT jsonb_build_object('id', d.change, 'url', url || '/failures/' || d.change, 'state', d.state, 'key', CASE WHEN s.requests IS NULL THEN coalesce(d.row_key, d.lane) END,
+    'request', coalesce(CASE WHEN s.requests IS NOT NULL THEN d.row_key END,
+                        (SELECT c.request::text FROM pubsubpull.change c WHERE c.table_id = s.table_id AND c.id = d.change AND c.unattributed IS NULL)),
+    'attempts', d.attempts, 'first_at', d.first_at, 'last_at', d.last_at, 'next_at', d.next_at, 'status', d.status, 'error', d.error)
+  FROM pubsubpull.subscription s WHERE s.id = d.subscription
 $$;
 COMMENT ON FUNCTION pubsubpull.failure_json(text, pubsubpull.delivery) IS 'The document of a delivery that did not succeed.';
 

@@ -79,7 +79,8 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.parse_object(text) IS 'A request body as a JSON object; problem 400 or 422 otherwise. An empty body is {}.';
 
 -- What a member may hold, in words for people; NULL when the value fits. Kinds: text, text[] (array of strings), flag, object,
--- "1..300" (a whole number), "0.1..9" (any number), "a|b" (one of these strings), "a|b[]" (an array of some of them).
+-- "1..300" (a whole number), "0.1..9" (any number), "a|b" (one of these strings), "a|b[]" (an array of some of them), "~regex words" (a
+-- string that matches, or an array of such; the words say what it is), "#regex words" (a number will do as well).
 CREATE OR REPLACE FUNCTION pubsubpull.member_problem(value jsonb, kind text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE
@@ -88,6 +89,10 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN kind = 'object' THEN CASE WHEN jsonb_typeof(value) <> 'object' THEN 'must be an object' END
     WHEN kind = 'text[]' THEN CASE WHEN jsonb_typeof(value) <> 'array' OR jsonb_path_exists(value, '$[*] ? (@.type() != "string")', '{}', true)
                                    THEN 'must be an array of strings' END
+    WHEN kind ~ '^[~#]' THEN CASE
+      WHEN jsonb_array_length(v.list) BETWEEN 1 AND 100 AND NOT EXISTS (SELECT FROM jsonb_array_elements(v.list) e
+             WHERE jsonb_typeof(e) <> 'string' AND NOT (jsonb_typeof(e) = 'number' AND kind LIKE '#%') OR e #>> '{}' !~ substr(split_part(kind, ' ', 1), 2)) THEN NULL
+      ELSE concat('must be ', substr(kind, strpos(kind, ' ') + 1), ', or an array of such') END
     WHEN kind LIKE '%[]' THEN CASE WHEN jsonb_typeof(value) = 'array' AND value <> '[]' AND value <@ to_jsonb(string_to_array(left(kind, -2), '|')) THEN NULL
                                    ELSE 'must be an array of some of "' || replace(left(kind, -2), '|', '", "') || '"' END
     WHEN kind LIKE '%..%' THEN CASE
@@ -97,6 +102,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     ELSE CASE WHEN jsonb_typeof(value) <> 'string' OR value #>> '{}' <> ALL (string_to_array(kind, '|'))
               THEN 'must be one of "' || replace(kind, '|', '", "') || '"' END
   END
+  FROM (SELECT CASE WHEN jsonb_typeof(value) = 'array' THEN value ELSE jsonb_build_array(value) END) v(list)
 $$;
 COMMENT ON FUNCTION pubsubpull.member_problem(jsonb, text) IS 'Why a value is not of a kind, or NULL.';
 

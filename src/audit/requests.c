@@ -5,11 +5,11 @@
 #include "core/json.h"
 
 /* What a list can be filtered by; the database knows how. */
-static const char *const filters[] = {"user",   "method", "path", "status", "from",  "to",
-                                      "remote", "table",  "key",  "odd",    "since", NULL};
-static const char *const requests_query[] = {"user",  "method", "path",  "status", "from",
-                                             "to",    "remote", "table", "key",    "odd",
-                                             "since", "limit",  NULL};
+static const char *const filters[] = {"user",  "method", "path", "status", "from",  "to", "remote",
+                                      "cause", "table",  "key",  "odd",    "since", NULL};
+static const char *const requests_query[] = {"user", "method", "path",  "status", "from",
+                                             "to",   "remote", "cause", "table",  "key",
+                                             "odd",  "since",  "limit", NULL};
 
 static const char *given_filters(psp_call_t *c)
 {

@@ -31,6 +31,7 @@ typedef struct psp_server_config_t {
     int pool_min, pool_max;    /* PubSubPullPool, default 0 8 */
     int retention;             /* PubSubPullRetention in seconds, 0: off, the default */
     int stream_timeout;        /* PubSubPullStreamTimeout, seconds, default 60 */
+    int max_hops;              /* PubSubPullMaxHops, default 10 */
     int waiters;               /* PubSubPullWaiters, default half of the workers */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
@@ -73,6 +74,7 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r);
 
 /** Values with defaults applied. */
 int psp_config_key_ttl(const psp_server_config_t *c);
+int psp_config_max_hops(const psp_server_config_t *c);
 psp_record_t psp_config_record(const psp_dir_config_t *d);
 apr_interval_time_t psp_config_stream_timeout(const server_rec *s);
 

@@ -22,6 +22,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define KEY_TTL_MAX (366 * 86400)
 #define STREAM_TIMEOUT_LIMIT 3600
 #define WAITERS_LIMIT 1000000
+#define MAX_HOPS_LIMIT 1000
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -247,6 +248,19 @@ static const char *set_waiters(cmd_parms *cmd, void *dir, const char *arg)
     if (!error && !parse_count(arg, WAITERS_LIMIT, &c->waiters)) {
         error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
                              WAITERS_LIMIT);
+    }
+    return error;
+}
+
+static const char *set_max_hops(cmd_parms *cmd, void *dir, const char *arg)
+{
+    const char *error;
+    psp_server_config_t *c = main_server(cmd, &error);
+
+    (void)dir;
+    if (!error && !parse_count(arg, MAX_HOPS_LIMIT, &c->max_hops)) {
+        error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
+                             MAX_HOPS_LIMIT);
     }
     return error;
 }
@@ -479,6 +493,8 @@ const command_rec psp_config_directives[] = {
                   "for how many seconds a signature holds"),
     AP_INIT_TAKE2("PubSubPullSpool", set_spool, NULL, RSRC_CONF,
                   "a directory for records of requests while the database is away, and its size"),
+    AP_INIT_TAKE1("PubSubPullMaxHops", set_max_hops, NULL, RSRC_CONF,
+                  "how many requests may cause one another by deliveries"),
     AP_INIT_TAKE1("PubSubPullWaiters", set_waiters, NULL, RSRC_CONF,
                   "how many requests may wait for changes at a time"),
     AP_INIT_TAKE1("PubSubPullStreamTimeout", set_stream_timeout, NULL, RSRC_CONF,

@@ -21,6 +21,7 @@ void *psp_config_create_server(apr_pool_t *p, server_rec *s)
     c->retention = PSP_UNSET;
     c->key_ttl = PSP_UNSET;
     c->stream_timeout = PSP_UNSET;
+    c->max_hops = PSP_UNSET;
     c->waiters = PSP_UNSET;
     return c;
 }
@@ -51,6 +52,7 @@ void *psp_config_merge_server(apr_pool_t *p, void *base_, void *add_)
     merged->spool_size = add->spool ? add->spool_size : base->spool_size;
     INHERIT_INT(key_ttl);
     INHERIT_INT(stream_timeout);
+    INHERIT_INT(max_hops);
     INHERIT_INT(waiters);
     return merged;
 }
@@ -107,6 +109,11 @@ const psp_dir_config_t *psp_config_dir(const request_rec *r)
 int psp_config_key_ttl(const psp_server_config_t *c)
 {
     return c->key_ttl == PSP_UNSET ? 3600 : c->key_ttl;
+}
+
+int psp_config_max_hops(const psp_server_config_t *c)
+{
+    return c->max_hops == PSP_UNSET ? 10 : c->max_hops;
 }
 
 psp_record_t psp_config_record(const psp_dir_config_t *d)

@@ -44,6 +44,8 @@ typedef enum psp_counter_t {
     PSP_GAUGE_DATABASE,
     PSP_GAUGE_FLYING,
     PSP_GAUGE_RECORDS_HELD, /* records of requests in the notifier's memory and nowhere else */
+    /* only grow; added later */
+    PSP_COUNT_FAILED_HOPS, /* given up: too long a chain of causes */
     PSP_COUNTERS
 } psp_counter_t;
 

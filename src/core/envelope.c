@@ -84,6 +84,7 @@ static apr_array_header_t *collect(apr_pool_t *p, const psp_request_t *r)
 
     add(members, FIXED, "id", r->id);
     add(members, long_method ? OPTIONAL : FIXED, "method", r->method);
+    add(members, FIXED, "cause", r->cause);
     add(members, OPTIONAL, "host", r->host);
     add(members, OPTIONAL, "path", r->path);
     add(members, OPTIONAL, "query", r->query);

@@ -19,6 +19,7 @@ typedef struct psp_request_t {
     const char *user;
     const char *remote;
     const char *agent;
+    const char *cause; /* id of the request that caused it */
     apr_time_t started;
     apr_size_t reserved; /* bytes of PSP_ENVELOPE_MAX to leave for what will be added */
     const apr_table_t *
@@ -28,7 +29,7 @@ typedef struct psp_request_t {
 /**
  * Write the envelope: a JSON object of printable ASCII on one line that begins with {"id":"<uuid>".
  * "started" is RFC 3339 in UTC with microseconds. When the whole would exceed PSP_ENVELOPE_MAX bytes, whole
- * optional members are left out, the largest first, never one cut short; id, method and started always stay.
+ * optional members are left out, the largest first, never one cut short; id, method, cause and started always stay.
  */
 const char *psp_envelope(apr_pool_t *p, const psp_request_t *request);
 

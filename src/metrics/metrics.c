@@ -61,6 +61,7 @@ static const sample_t samples[] = {
     {FAILED, PSP_COUNT_FAILED_URL, "reason", "url"},
     {FAILED, PSP_COUNT_FAILED_LOCAL, "reason", "local"},
     {FAILED, PSP_COUNT_FAILED_LOST, "reason", "lost"},
+    {FAILED, PSP_COUNT_FAILED_HOPS, "reason", "hops"},
     {FAILED, PSP_COUNT_FAILED_OTHER, "reason", "other"},
     {COUNTER("deliveries_retried", "Tries of deliveries that had failed before."),
      PSP_COUNT_RETRIED, NULL, NULL},

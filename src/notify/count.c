@@ -2,6 +2,31 @@
 /* count.c: what the metrics are told, where that takes more than a line. */
 #include "notify/private.h"
 
+#include <http_log.h>
+
+APLOG_USE_MODULE(pubsubpull);
+
+#define REPORT apr_time_from_sec(60) /* between log lines about loops */
+
+/* A loop brings many of these at once. */
+void psp_count_stopped(psp_child_t *c, const psp_sub_t *sub, const char *request, int hops)
+{
+    static apr_int64_t report_at, stopped;
+
+    psp_count(PSP_COUNT_FAILED_HOPS, 1);
+    stopped++;
+    if (c->now < report_at) {
+        return;
+    }
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
+                 "PSP0480: %" APR_INT64_T_FMT " deliveries were stopped, the last one for "
+                 "subscription %s: %d requests caused one another through deliveries before "
+                 "request %s, and PubSubPullMaxHops is %d",
+                 stopped, sub->name, hops, request ? request : "-", psp_config_max_hops(c->config));
+    stopped = 0;
+    report_at = c->now + REPORT;
+}
+
 void psp_count_result(const psp_event_t *e, const psp_put_result_t *result)
 {
     int class = result->status / 100;

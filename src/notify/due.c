@@ -20,7 +20,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define PAUSE apr_time_from_sec(1) /* after trouble */
 
 /* Columns of notify_due. */
-enum { SUBSCRIPTION, CHANGE, KEY, BODY, ATTEMPTS, BARRIER, DELETES, REQUEST, TOGETHER };
+enum { SUBSCRIPTION, CHANGE, KEY, BODY, ATTEMPTS, BARRIER, DELETES, REQUEST, TOGETHER, HOPS };
 
 struct psp_due_t {
     apr_pool_t *call_p; /* of the call under way */
@@ -53,11 +53,17 @@ static void take(psp_child_t *c, const psp_rows_t *rows, int row)
     const char *barrier = psp_rows_get(rows, row, BARRIER);
     const char *deletes = psp_rows_get(rows, row, DELETES);
     const char *together = psp_rows_get(rows, row, TOGETHER);
+    const char *hops = psp_rows_get(rows, row, HOPS);
     psp_sub_t *sub = subscription ? psp_leases_find(c, atoi(subscription)) : NULL;
-    psp_news_t news = {change ? apr_atoi64(change) : 0,  psp_rows_get(rows, row, KEY),
-                       barrier && *barrier == 't',       body ? body : "",
-                       psp_rows_length(rows, row, BODY), deletes && *deletes == 't',
-                       psp_rows_get(rows, row, REQUEST), together ? apr_atoi64(together) : 0};
+    psp_news_t news = {change ? apr_atoi64(change) : 0,
+                       psp_rows_get(rows, row, KEY),
+                       barrier && *barrier == 't',
+                       body ? body : "",
+                       psp_rows_length(rows, row, BODY),
+                       deletes && *deletes == 't',
+                       psp_rows_get(rows, row, REQUEST),
+                       together ? apr_atoi64(together) : 0,
+                       hops ? atoi(hops) : 0};
 
     if (sub && sub->state == PSP_SUB_ACTIVE && (sub->batch > 1 || !news.batch)) {
         psp_lane_push_due(c, sub, &news, attempts ? atoi(attempts) : 0, c->due->sent_at + CLAIM);

@@ -115,6 +115,7 @@ psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *ne
     e->barrier = news->barrier || !news->key;
     e->deletes = news->deletes;
     e->batch = news->batch;
+    e->hops = news->hops;
     apr_cpystrn(e->request, news->request ? news->request : "", sizeof e->request);
     if (news->key) {
         e->key = (char *)(e + 1);

@@ -41,7 +41,8 @@ enum {
     GENERATION,
     BARRIER,
     DELETES,
-    REQUEST
+    REQUEST,
+    HOPS
 };
 
 /* Columns of notify_probe. */
@@ -215,10 +216,16 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
     const char *body = psp_rows_get(rows, row, BODY);
     const char *barrier = psp_rows_get(rows, row, BARRIER);
     const char *deletes = psp_rows_get(rows, row, DELETES);
-    psp_news_t news = {change ? apr_atoi64(change) : 0,  psp_rows_get(rows, row, KEY),
-                       barrier && *barrier == 't',       body ? body : "",
-                       psp_rows_length(rows, row, BODY), deletes && *deletes == 't',
-                       psp_rows_get(rows, row, REQUEST), 0};
+    const char *hops = psp_rows_get(rows, row, HOPS);
+    psp_news_t news = {change ? apr_atoi64(change) : 0,
+                       psp_rows_get(rows, row, KEY),
+                       barrier && *barrier == 't',
+                       body ? body : "",
+                       psp_rows_length(rows, row, BODY),
+                       deletes && *deletes == 't',
+                       psp_rows_get(rows, row, REQUEST),
+                       0,
+                       hops ? atoi(hops) : 0};
     psp_page_t *page;
 
     f->events++;
@@ -234,6 +241,9 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
         psp_lane_push(c, sub, page, &news);
     }
     else {
+        if (news.hops > psp_config_max_hops(c->config)) {
+            psp_count_stopped(c, sub, news.request, news.hops);
+        }
         psp_place_settled(sub, page, news.id);
         psp_saver_dirty(c, sub);
     }
@@ -479,8 +489,8 @@ static void probe(psp_child_t *c, const char *position)
 static void read_on(psp_child_t *c)
 {
     psp_feed_t *f = c->feed;
-    const char *params[3];
-    char max[16];
+    const char *params[4];
+    char max[16], hops[16];
 
     form_groups(c);
     f->woken = 0;
@@ -488,10 +498,12 @@ static void read_on(psp_child_t *c)
     f->calling = 1;
     f->sent_at = c->now;
     apr_snprintf(max, sizeof max, "%d", page_size(c));
+    apr_snprintf(hops, sizeof hops, "%d", psp_config_max_hops(c->config));
     params[0] = c->id;
     params[1] = write_groups(f);
     params[2] = max;
-    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3)", 3, params,
+    params[3] = hops;
+    psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3, $4)", 4, params,
                      PSP_DB_TIMEOUT, read_done, c);
 }
 

@@ -38,13 +38,15 @@ enum {
     L_FORMAT,
     L_BATCH,
     L_RATE,
-    L_LATEST
+    L_LATEST,
+    L_CALLS
 };
 
 struct psp_leases_t {
     apr_hash_t *by_id; /* int -> psp_sub_t *, keys inside the subscriptions */
     psp_sub_t *first;
     int leaving; /* subscriptions that are not active */
+    int calls;   /* those that follow API calls */
 };
 
 psp_leases_t *psp_leases_make(psp_child_t *c)
@@ -63,6 +65,11 @@ psp_sub_t *psp_leases_first(const psp_child_t *c)
 psp_sub_t *psp_leases_find(const psp_child_t *c, int id)
 {
     return apr_hash_get(c->leases->by_id, &id, sizeof id);
+}
+
+int psp_leases_calls(const psp_child_t *c)
+{
+    return c->leases->calls;
 }
 
 /* --- Coming --- */
@@ -134,6 +141,8 @@ static psp_sub_t *make_sub(psp_child_t *c, const psp_rows_t *rows, int row)
     sub->callback = text(p, rows, row, L_CALLBACK);
     sub->plain = !strchr(sub->callback, '{');
     sub->table = text(p, rows, row, L_TABLE);
+    sub->calls = *text(p, rows, row, L_CALLS) == 't';
+    l->calls += sub->calls;
     set_keys(sub, psp_rows_get(rows, row, L_KEY));
     sub->timeout = apr_time_from_msec(at_least(number(rows, row, L_TIMEOUT), 1));
     set_amounts(sub, rows, row);
@@ -244,6 +253,7 @@ static void free_sub(psp_child_t *c, psp_sub_t *sub)
     psp_leases_t *l = c->leases;
 
     l->leaving--;
+    l->calls -= sub->calls;
     apr_hash_set(l->by_id, &sub->id, sizeof sub->id, NULL);
     if (sub->previous) {
         sub->previous->next = sub->next;

@@ -145,6 +145,7 @@ typedef struct psp_news_t {
     int deletes;         /* to be made with DELETE, without a body */
     const char *request; /* id of the request that caused it, or NULL */
     apr_int64_t batch;   /* a parked one: which it failed with in one PUT; 0: none */
+    int hops;            /* requests that caused one another before that request */
 } psp_news_t;
 
 /** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
@@ -165,6 +166,7 @@ struct psp_event_t {
     char *joined;      /* first of a batch: the body of the PUT, malloc'ed */
     apr_size_t joined_length;
     char request[PSP_UUID_LENGTH + 1]; /* what caused it, or "" */
+    int hops;                          /* requests that caused one another before that */
     int attempts;                      /* failed so far */
     int lost;                          /* once its connection broke under others' requests */
     int barrier; /* everything before it has to be finished, and nothing after it starts */
@@ -205,6 +207,7 @@ struct psp_sub_t {
     const char *const *keys; /* names of key columns, decoded */
     int nkeys;
     int plain;           /* the callback has no variables */
+    int calls;           /* it follows API calls: what the callback may name is the request */
     char *header;        /* request.c: names it to the receiver */
     const char *headers; /* own ones, "Name: value" a line */
     char **own;          /* request.c: these, line by line */
@@ -354,6 +357,8 @@ void psp_keys_step(psp_child_t *c);
 psp_leases_t *psp_leases_make(psp_child_t *c);
 psp_sub_t *psp_leases_first(const psp_child_t *c);
 psp_sub_t *psp_leases_find(const psp_child_t *c, int id);
+/** How many of them follow API calls. */
+int psp_leases_calls(const psp_child_t *c);
 /** What pubsubpull.notify_lease returned. */
 void psp_leases_take(psp_child_t *c, const psp_rows_t *rows);
 /** Stop serving it; what is on the wire may end and, unless lost, is saved. */
@@ -519,6 +524,8 @@ int psp_saver_clean(const psp_child_t *c);
 
 /* --- count.c --- */
 
+/** An event was given up, for its cause is too deep in a chain of requests that cause one another. */
+void psp_count_stopped(psp_child_t *c, const psp_sub_t *sub, const char *request, int hops);
 /** A request for an event, and its batch, is over. */
 void psp_count_result(const psp_event_t *e, const psp_put_result_t *result);
 /** Once per turn of the loop: how the child is doing. */

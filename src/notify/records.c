@@ -221,6 +221,9 @@ static void written(void *baton, const psp_result_t *result, const psp_rows_t *r
         }
         r->refused++;
     }
+    else if (psp_leases_calls(c)) {
+        psp_feed_wake(c); /* their ends are in the log */
+    }
     psp_count(result->rv == APR_SUCCESS ? PSP_COUNT_RECORDS_WRITTEN : PSP_COUNT_RECORDS_REFUSED,
               b->single < 0 ? b->count : 1);
     if (b->single < 0 || ++b->single == b->count) {

@@ -62,22 +62,37 @@ static char *name_line(psp_sub_t *sub)
     return sub->header;
 }
 
-/* What the request was caused by becomes the trace of what it causes (W3C Trace Context). */
-static char *trace_line(psp_child_t *c, psp_request_t *r, const psp_event_t *e)
+/* Whose request caused it; of a batch that which is deepest in a chain of such, so that no chain gets longer unseen. */
+static const psp_event_t *cause(const psp_event_t *first)
 {
-    const char *at;
-    char hex[33];
-    int n = 0;
+    const psp_event_t *e, *deepest = NULL;
 
-    for (at = e->request; *at && n < 32; at++) {
-        if (*at != '-') {
-            hex[n++] = *at;
+    for (e = first; e; e = e->batch_next) {
+        if (*e->request && (!deepest || e->hops >= deepest->hops)) {
+            deepest = e;
         }
     }
-    hex[n] = '\0';
-    apr_snprintf(r->trace, sizeof r->trace, "traceparent: 00-%s-%08x%08x-01", hex,
+    return deepest;
+}
+
+/* The trace of the request goes on in what it causes (W3C Trace Context). */
+static char *trace_line(psp_child_t *c, psp_request_t *r, const psp_event_t *e)
+{
+    char trace[PSP_TRACE_LENGTH + 1];
+
+    psp_record_trace(trace, e->request);
+    apr_snprintf(r->trace, sizeof r->trace, "traceparent: 00-%s-%08x%08x-01", trace,
                  psp_child_random(c), psp_child_random(c) | 1);
     return r->trace;
+}
+
+/* Sent back with a request it says what that was caused by. */
+static char *cause_line(psp_request_t *r, const psp_event_t *e)
+{
+    apr_size_t name = apr_snprintf(r->cause, sizeof r->cause, "PubSubPull-Cause: ");
+
+    psp_record_cause(r->cause + name, e->request);
+    return r->cause;
 }
 
 static char *signature_line(psp_request_t *r, const psp_event_t *e)
@@ -109,6 +124,7 @@ static char **own_lines(psp_sub_t *sub)
 
 void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e)
 {
+    const psp_event_t *by = cause(e);
     char **own;
     int n = 0;
 
@@ -121,8 +137,9 @@ void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e)
     r->lines[n++] = id_line(r, e);
     r->lines[n++] = r->time;
     r->lines[n++] = name_line(e->sub);
-    if (*e->request && !e->batch_next) {
-        r->lines[n++] = trace_line(c, r, e);
+    if (by) {
+        r->lines[n++] = trace_line(c, r, by);
+        r->lines[n++] = cause_line(r, by);
     }
     if (*e->sub->secrets) {
         r->lines[n++] = signature_line(r, e);

@@ -246,7 +246,7 @@ static void start(psp_child_t *c, psp_sub_t *sub, int due)
 {
     psp_event_t *e = psp_lane_take(c, sub, due);
     const char *error = NULL;
-    const char *url = psp_target(c->sender->scratch, sub, e->key, &error);
+    const char *url = psp_target(c->sender->scratch, sub, sub->calls ? e->request : e->key, &error);
 
     psp_count(PSP_COUNT_RETRIED, e->attempts > 0);
     if (!url) {

@@ -11,6 +11,7 @@
 #define PSP_NOTIFY_WIRE_H
 
 #include "notify/private.h"
+#include "record/record.h"
 
 /* --- request.c --- */
 
@@ -25,7 +26,7 @@ typedef struct psp_request_t {
     apr_size_t length;
     char *lines[PSP_REQUEST_LINES]; /* headers, "Name: value" */
     int count;                      /* of lines; at least one */
-    char id[64], time[48], trace[80], signature[24 + PSP_SIGNATURES];
+    char id[64], time[48], trace[80], cause[24 + PSP_CAUSE_LENGTH], signature[24 + PSP_SIGNATURES];
 } psp_request_t;
 
 void psp_request_compose(psp_child_t *c, psp_request_t *r, psp_event_t *e);

@@ -68,6 +68,7 @@ static int is_look_up(request_rec *r)
 static int post_read_request(request_rec *r)
 {
     if (psp_record_ring()) {
+        psp_cause_read(r);
         psp_strip_prefixed(r->headers_in);
     }
     return DECLINED;

@@ -97,19 +97,13 @@ static const apr_table_t *captured(const request_rec *r, apr_pool_t *p)
     return found;
 }
 
-/* The trace id is the request's own UUID; the span is httpd's. Neither has to be secret. */
+/* The trace is the request's own; the span is httpd's. */
 static const char *make_traceparent(const char *id, apr_pool_t *p)
 {
-    char trace[33];
+    char trace[PSP_TRACE_LENGTH + 1];
     apr_uint64_t span = 0;
-    int i, n;
 
-    for (i = n = 0; id[i] && n < 32; i++) {
-        if (id[i] != '-') {
-            trace[n++] = id[i];
-        }
-    }
-    trace[n] = '\0';
+    psp_record_trace(trace, id);
     while (!span) {
         ap_random_insecure_bytes(&span, sizeof(span));
     }
@@ -137,6 +131,7 @@ psp_identity_t *psp_identity_make(request_rec *r)
     about.remote = r->useragent_ip;
     about.agent = apr_table_get(r->headers_in, "User-Agent");
     about.headers = captured(r, p);
+    about.cause = psp_cause_find(root);
     about.reserved = psp_seal_length();
 
     made->mode = psp_config_record(psp_config_dir(r));

@@ -39,6 +39,24 @@ apr_size_t psp_seal_length(void);
 /** The envelope with its signature as last member, or as it is when there is no key. */
 const char *psp_seal(apr_pool_t *p, const char *envelope);
 
+/** How many keys there are, 1 when there is none: then nothing is enciphered. */
+int psp_seal_keys(void);
+
+/** 16 bytes with the key that signs, and back with that one (0: the newest) of them. @return 0: it failed */
+#define PSP_CAUSE_BYTES 16
+void psp_seal_encipher(unsigned char block[PSP_CAUSE_BYTES]);
+int psp_seal_decipher(unsigned char block[PSP_CAUSE_BYTES], int key);
+
+/** The signature of a cause, 64 digits and a NUL; whether it is one that any of the keys makes. */
+void psp_seal_sign(char *out, const char *text, apr_size_t length);
+int psp_seal_verify(const char *signature, const char *text, apr_size_t length);
+
+/** Remember what the client says that it was caused by, if that is true; before it is taken out. */
+void psp_cause_read(request_rec *r);
+
+/** The id of the request that caused this one, or NULL. */
+const char *psp_cause_find(const request_rec *root);
+
 /** Take out of headers all that only we may say, in every spelling that a service might take for
  * ours. */
 void psp_strip(apr_pool_t *p, apr_table_t *headers);

@@ -34,6 +34,12 @@ void psp_record_wake(void);
  * there is one, so that nothing is signed with a key that the database does not know yet. */
 void psp_record_keys_known(void);
 
+/** What a delivery says of the request that caused it: its trace id (W3C Trace Context), and the value of PubSubPull-Cause. */
+#define PSP_TRACE_LENGTH 32
+#define PSP_CAUSE_LENGTH 127
+void psp_record_trace(char out[PSP_TRACE_LENGTH + 1], const char *id);
+void psp_record_cause(char out[PSP_CAUSE_LENGTH + 1], const char *id);
+
 /**
  * One record in the queue: a header, then the envelope's text.
  * A record with length 0 of envelope is never written.

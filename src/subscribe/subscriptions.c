@@ -36,26 +36,11 @@ static int get(psp_call_t *c)
                           params);
 }
 
-/*
- * Who may not GET a table's changes may not have them sent either. A document without a table
- * follows requests. Returns true when httpd allows it, else the request is answered.
- */
-static int may_follow(psp_call_t *c, int *answer)
+/* Who may not GET what would be sent may not have it sent either. True when httpd allows it, else the request is answered. */
+static int may_get(psp_call_t *c, const char *path, int *answer)
 {
     apr_pool_t *p = c->r->pool;
-    const char *params[] = {c->body};
-    const psp_rows_t *rows;
-    const char *name, *path;
-    psp_result_t result =
-        psp_web_call(c, "SELECT pubsubpull.subscription_table($1)", 1, params, &rows);
 
-    if (result.rv != APR_SUCCESS) {
-        *answer = psp_web_fail(c->r, &result);
-        return 0;
-    }
-    name = psp_rows_get(rows, 0, 0);
-    path = name ? apr_pstrcat(p, "/tables/", psp_percent_encode(p, name), "/changes/", NULL)
-                : "/requests/";
     if (psp_web_may_get(c->r, apr_pstrcat(p, c->prefix, path, NULL))) {
         return 1;
     }
@@ -66,6 +51,40 @@ static int may_follow(psp_call_t *c, int *answer)
     return 0;
 }
 
+/* The changes of a table, or requests, or both. With requests comes what they changed, in the tables that are put into names. */
+static int may_follow(psp_call_t *c, const char **names, int *answer)
+{
+    apr_pool_t *p = c->r->pool;
+    const char *params[] = {c->body};
+    const psp_rows_t *rows;
+    const char *table, *requests;
+    psp_result_t result =
+        psp_web_call(c, "SELECT * FROM pubsubpull.subscription_scope($1)", 1, params, &rows);
+
+    if (result.rv != APR_SUCCESS) {
+        *answer = psp_web_fail(c->r, &result);
+        return 0;
+    }
+    table = psp_rows_get(rows, 0, 0);
+    requests = psp_rows_get(rows, 0, 1);
+    if (table &&
+        !may_get(c, apr_pstrcat(p, "/tables/", psp_percent_encode(p, table), "/changes/", NULL),
+                 answer)) {
+        return 0;
+    }
+    if (requests && *requests == 't') {
+        if (!may_get(c, "/requests/", answer)) {
+            return 0;
+        }
+        result = psp_web_readable(c, names);
+        if (result.rv != APR_SUCCESS) {
+            *answer = psp_web_fail(c->r, &result);
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static int put(psp_call_t *c)
 {
     const char *params[] = {c->base,
@@ -74,14 +93,15 @@ static int put(psp_call_t *c)
                             psp_web_admin(c),
                             c->body,
                             header(c, "If-Match"),
-                            header(c, "If-None-Match")};
+                            header(c, "If-None-Match"),
+                            NULL};
     int answer;
 
-    if (!may_follow(c, &answer)) {
+    if (!may_follow(c, &params[7], &answer)) {
         return answer;
     }
     return answer_and_wake(
-        c, "SELECT * FROM pubsubpull.subscription_put($1, $2, $3, $4, $5, $6, $7)", 7, params);
+        c, "SELECT * FROM pubsubpull.subscription_put($1, $2, $3, $4, $5, $6, $7, $8)", 8, params);
 }
 
 static int del(psp_call_t *c)

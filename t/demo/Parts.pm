@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Parts.pm: what the demo runs: PostgreSQL, two services and httpd, under ./run/ and on loopback.
+# Parts.pm: what the demo runs: PostgreSQL, three services and httpd, under ./run/ and on loopback.
 package Parts;
 use strict;
 use warnings;
@@ -30,6 +30,9 @@ sub start {
         path => [repo('t/demo/billing')], env => { $pg->env(db => 'billing', user => 'billing') },
         log => "$self->{dir}/billing.log");
     say_so('billing (another team)        ' . $self->{billing}->url('/customers/'));
+
+    $self->{comms} = PspTest::Service->wsgi('comms', path => [repo('t/demo/comms')], workers => 1, log => "$self->{dir}/comms.log");
+    say_so('comms (writes mails)          ' . $self->{comms}->url('/welcome/'));
 
     my $port = (map { free_port($_) // () } 8080 .. 8089)[0] // free_port();
     $self->{httpd} = PspTest::Httpd->start(
@@ -87,6 +90,7 @@ sub reachable {
 sub dir     { return $_[0]{dir} }
 sub httpd   { return $_[0]{httpd} }
 sub billing { return $_[0]{billing} }
+sub comms   { return $_[0]{comms} }
 
 # The service's own role in the service's own database, as a person would type it.
 sub psql {
@@ -98,6 +102,8 @@ sub billing_puts {
     my ($self) = @_;
     return grep { /^billing got PUT/ } split /\n/, $self->{billing}->log_text;
 }
+
+sub comms_lines { my ($self, $pattern) = @_; return grep { $_ =~ $pattern } split /\n/, $self->{comms}->log_text }
 
 sub to_try {
     my ($self) = @_;
@@ -111,21 +117,22 @@ sub to_try {
         "curl -u comms:comms $psp/changes/",
         "curl -u auditor:auditor '$psp/requests/?user=alice'",
         "curl -u billing:billing $psp/subscriptions/billing",
+        "curl -u comms:comms $psp/subscriptions/welcome",
         'curl ' . $self->{billing}->url('/customers/'),
         $self->psql,
         "less $self->{dir}/httpd/error.log",
     );
 }
 
-# Print what billing gets, until interrupted or a part has ended.
-sub follow_billing {
+# Print what billing gets and comms does, until interrupted or a part has ended.
+sub follow {
     my ($self) = @_;
-    my $seen = () = $self->billing_puts;
+    my $seen = () = ($self->billing_puts, $self->comms_lines(qr/^comms: /));
     while (1) {
-        my @puts = $self->billing_puts;
+        my @puts = ($self->billing_puts, $self->comms_lines(qr/^comms: /));
         print map { "$_\n" } @puts[$seen .. $#puts];
         $seen = @puts;
-        for my $part (qw(pg customers billing httpd)) {
+        for my $part (qw(pg customers billing comms httpd)) {
             alive($self->{$part}{pid}) or die "$part has ended by itself: see $self->{dir}\n";
         }
         sleep 0.3;
