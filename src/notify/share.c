@@ -48,7 +48,7 @@ static int set_level(int level)
     char text[8];
     int n = snprintf(text, sizeof text, "%d", level);
 
-    if (autogroup >= 0 && pwrite(autogroup, text, (size_t)n, 0) != n) {
+    if (autogroup >= 0 && write(autogroup, text, (size_t)n) != n) {
         return 0;
     }
     return !yields || setpriority(PRIO_PROCESS, 0, level) == 0;
