@@ -240,13 +240,14 @@ COMMENT ON FUNCTION pubsubpull.feed(pubsubpull.position, int[], int) IS
 
 -- The length of a large value is known without fetching it.
 CREATE OR REPLACE FUNCTION pubsubpull.feed_page(p pubsubpull.position, tables int[], most int, most_bytes bigint, OUT page pubsubpull.change[], OUT more boolean)
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN -- not in SQL: that is planned anew for each read
+  SELECT array_agg(x.c ORDER BY x.id) FILTER (WHERE x.kept), count(*) = most OR NOT coalesce(bool_and(x.kept), true) INTO page, more
   FROM (SELECT f::pubsubpull.change AS c, f.id,
                coalesce(sum(CASE WHEN f.table_id = 0 THEN (f.new->>'size')::bigint ELSE coalesce(octet_length(f.old::text), 0) + coalesce(octet_length(f.new::text), 0) END)
                         OVER (ORDER BY f.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) < most_bytes AS kept
-        FROM pubsubpull.feed(p, tables, most) f) x
-$$;
+        FROM pubsubpull.feed(p, tables, most) f) x;
+END $$;
 COMMENT ON FUNCTION pubsubpull.feed_page(pubsubpull.position, int[], int, bigint) IS
   'The next changes as an array (NULL: none), cut at most changes or when the rows in them exceed most_bytes, but one at least; more: whether it was cut.';
 

@@ -92,9 +92,10 @@ COMMENT ON COLUMN pubsubpull.change.request IS 'The request that caused the chan
 COMMENT ON COLUMN pubsubpull.change.unattributed IS 'Why the request that the session named is not believed; NULL: it is, or none was named';
 
 CREATE OR REPLACE FUNCTION pubsubpull.table_name(relation oid) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN -- not in SQL: that is planned anew for each read
+  RETURN (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation);
+END $$;
 COMMENT ON FUNCTION pubsubpull.table_name(oid) IS 'schema.table as SQL writes it; NULL when there is no such table.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.excluded_names(p pubsubpull.published) RETURNS text[]

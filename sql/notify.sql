@@ -56,17 +56,20 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
     SELECT w.id, w.table_id, w.types, w.columns, w."when", w.delete_method = 'DELETE' AS deletes, to_json(w.name)::text AS name_json,
            t.name_json AS table_json, t.url, t.key, t.plain, l.secret, CASE WHEN w.format = 'cloudevents' THEN to_json(t.url)::text END AS source_json
     FROM pubsubpull.log l, w JOIN t ON t.id = w.table_id AND t.base = w.base)
-  SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL,
-         concat(CASE WHEN s.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', s.source_json, ',"type":"pubsubpull.',
-                       pubsubpull.change_type(c.type), '"', ',"subject":"' || c.key || '"', ',"time":', to_json(c.at), ',"datacontenttype":"application/json","data":') END,
-                pubsubpull.change_json(c.id, c.type, c.at, c.key, CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END,
-                  CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END, c.request, c.channel, s.table_json, s.url, s.key, s.plain, coalesce(c.new, c.old), c.unattributed),
-                ',"subscription":', s.name_json, ',"cursor":', CASE WHEN head = '' OR c.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, c.id, s.secret), '"') END,
-                '}', CASE WHEN s.source_json IS NOT NULL THEN '}' END),
-         s.deletes AND c.type = 'D', c.request, CASE WHEN s."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(c, s.columns, s."when") END
-  FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R')
-  WHERE (s.columns IS NULL AND s."when" IS NULL) OR pubsubpull.rejects(c, s.columns, s."when") IS DISTINCT FROM ''
-  ORDER BY c.id, s.id;
+  SELECT x.subscription, x.id, x.key, x.key IS NULL OR x.old_key IS NOT NULL,
+         concat(CASE WHEN x.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', x.subscription, '_', x.id, '","source":', x.source_json, ',"type":"pubsubpull.',
+                       pubsubpull.change_type(x.type), '"', ',"subject":"' || x.key || '"', ',"time":', to_json(x.at), ',"datacontenttype":"application/json","data":') END,
+                pubsubpull.change_json(x.id, x.type, x.at, x.key, x.old_shown, x.new_shown, x.request, x.channel, x.table_json, x.url, x.table_key, x.plain, x.whole, x.unattributed),
+                ',"subscription":', x.name_json, ',"cursor":', CASE WHEN head = '' OR x.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, x.id, x.secret), '"') END,
+                '}', CASE WHEN x.source_json IS NOT NULL THEN '}' END),
+         x.deletes AND x.type = 'D', x.request, CASE WHEN x."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(x.c, x.columns, x."when") END
+  FROM ( -- OFFSET: what is computed in here is a plain value out there, and so the planner can put change_json's body in place of its call
+    SELECT c.*, c, s.id AS subscription, s.columns, s."when", s.deletes, s.name_json, s.table_json, s.url, s.key AS table_key, s.plain, s.secret, s.source_json,
+           CASE WHEN s.columns IS NULL THEN c.old ELSE pubsubpull.project(c.old, s.columns) END AS old_shown,
+           CASE WHEN s.columns IS NULL THEN c.new ELSE pubsubpull.project(c.new, s.columns) END AS new_shown, coalesce(c.new, c.old) AS whole
+    FROM unnest(page) c JOIN s ON s.table_id = c.table_id AND (c.type = ANY (s.types) OR c.type = 'R') OFFSET 0) x
+  WHERE (x.columns IS NULL AND x."when" IS NULL) OR pubsubpull.rejects(x.c, x.columns, x."when") IS DISTINCT FROM ''
+  ORDER BY x.id, x.subscription;
   IF EXISTS (SELECT FROM unnest(page) c WHERE c.table_id = 0) THEN -- no subscription follows a table and calls, so these have an order of their own
     RETURN QUERY SELECT e.* FROM unnest(page) WITH ORDINALITY AS u CROSS JOIN LATERAL
       pubsubpull.call_events(ROW(u.id, u.xid, u.at, u.table_id, u.type, u.key, u.old_key, u.old, u.new, u.request, u.channel, u.unattributed)::pubsubpull.change, subscriptions, head) e
@@ -234,7 +237,7 @@ BEGIN
       IF r.more THEN
         p.after_id := page[cardinality(page)].id;
       ELSE
-        p := pubsubpull.end_batch(p);
+        p := ROW(p.upto, p.upto_id, p.upto_next, NULL, NULL, NULL, NULL, NULL, NULL)::pubsubpull.position;
       END IF;
     END IF;
     subscription := NULL; change := NULL; key := NULL; body := NULL; barrier := NULL; deletes := NULL; request := NULL; hops := NULL;

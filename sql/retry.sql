@@ -296,7 +296,9 @@ BEGIN
     SELECT * INTO s FROM pubsubpull.subscription q WHERE q.id = (f->>'subscription')::int;
     PERFORM pubsubpull.fail_delivery(s, f);
   END LOOP;
-  PERFORM pubsubpull.give_turns(coalesce(report->'failed', '[]'), held);
+  IF FOUND THEN
+    PERFORM pubsubpull.give_turns(report->'failed', held);
+  END IF;
   PERFORM pubsubpull.finish_delivery((x->>'subscription')::int, (x->>'change')::bigint)
   FROM jsonb_array_elements(coalesce(report->'sent', '[]')) x WHERE (x->>'subscription')::int = ANY (held);
   UPDATE pubsubpull.progress g SET failing_since = NULL, last_error = NULL

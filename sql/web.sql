@@ -34,12 +34,15 @@ COMMENT ON FUNCTION pubsubpull.problem(int, text, text, text) IS
 
 -- Every byte outside RFC 3986''s unreserved characters becomes %XX; most values have none.
 CREATE OR REPLACE FUNCTION pubsubpull.percent_encode(value text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN value !~ '[^A-Za-z0-9._~-]' THEN value
-    ELSE (SELECT string_agg(CASE WHEN ch ~ '^[A-Za-z0-9._~-]$' THEN ch
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF value !~ '[^A-Za-z0-9._~-]' THEN
+    RETURN value;
+  END IF;
+  RETURN (SELECT string_agg(CASE WHEN ch ~ '^[A-Za-z0-9._~-]$' THEN ch
                    ELSE regexp_replace(upper(encode(convert_to(ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY n)
-          FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(ch, n)) END
-$$;
+          FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(ch, n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.percent_encode(text) IS
   'Percent-encodes all but the unreserved characters (RFC 3986, 2.3), as UTF-8.';
 

@@ -11,7 +11,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,7 +30,6 @@ APLOG_USE_MODULE(pubsubpull);
 #define LEAVE_ALL apr_time_from_msec(145)
 #define ROUNDS 8 /* of sending in one turn */
 #define TURN_MAX apr_time_from_sec(1)
-#define NICE 10 /* where processors are scarce, httpd's workers go first */
 
 enum { SIGNALS, WAKE, WIRES, DB, RECORDS_DB, FILES };
 
@@ -152,9 +150,9 @@ static int set_signals(void)
 static int detach(const psp_start_t *start, apr_pool_t *p)
 {
     ap_close_listeners();
-    (void)setpgid(0, 0); /* prefork signals its whole group, and we leave last */
+    (void)setsid(); /* prefork signals its whole group, and we leave last */
     (void)prctl(PR_SET_NAME, "psp-notifier");
-    (void)setpriority(PRIO_PROCESS, 0, NICE);
+    psp_share_begin();
     if (on_exit(on_leaving, NULL) != 0 || ap_run_drop_privileges(p, start->server) != 0) {
         return 0;
     }
@@ -206,6 +204,7 @@ static psp_child_t *make(const psp_start_t *start, apr_pool_t *p)
     c->sender = psp_sender_make(c);
     c->saver = psp_saver_make(c);
     c->keep = psp_keep_make(c);
+    c->share = psp_share_make(c);
     c->sockets = psp_sockets_make(c);
     c->deliver = c->sockets ? psp_deliver_make(c) : NULL;
     return c->deliver ? c : NULL;
@@ -283,6 +282,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_session_step(c->db, psp_mono()); /* send what was queued */
     psp_session_step(c->records_db, psp_mono());
     psp_count_turn(c);
+    psp_share_step(c);
 }
 
 /* Finish what can be finished soon; httpd waits for us. */

@@ -22,6 +22,7 @@
  *   deliver.c     PUT; the only file that knows curl; wire.h names what it is made of
  *   save.c        writes what was achieved to the database
  *   count.c       what the metrics are told of all this
+ *   share.c       gives way to others where processors are scarce
  *   keep.c        has the log kept as long as configured, and no longer
  */
 #ifndef PSP_NOTIFY_PRIVATE_H
@@ -65,6 +66,7 @@ typedef struct psp_saver_t psp_saver_t;
 typedef struct psp_sockets_t psp_sockets_t;
 typedef struct psp_deliver_t psp_deliver_t;
 typedef struct psp_keep_t psp_keep_t;
+typedef struct psp_share_t psp_share_t;
 
 /** What the parent tells a child that it starts. */
 typedef struct psp_start_t {
@@ -107,6 +109,7 @@ struct psp_child_t {
 
     apr_uint32_t reconnects; /* count.c: as far as counted */
     psp_keep_t *keep;
+    psp_share_t *share;
 };
 
 /** A position in the feed as the database wrote it; shared by all who are there. Counted, malloc'ed. */
@@ -534,6 +537,13 @@ void psp_count_turn(psp_child_t *c);
 void psp_count_started(pid_t pid);
 /** The parent: it died. */
 void psp_count_died(void);
+
+/* --- share.c --- */
+
+/** While privileges last, and in a session of its own. */
+void psp_share_begin(void);
+psp_share_t *psp_share_make(psp_child_t *c);
+void psp_share_step(psp_child_t *c);
 
 /* --- keep.c --- */
 
