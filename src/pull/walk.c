@@ -101,30 +101,19 @@ psp_result_t psp_walk_join(psp_walk_t *f)
     return psp_watch_join(f->c->r, psp_walk_get(f, PSP_WALK_TABLES), &f->waiter);
 }
 
-psp_result_t psp_walk_await(psp_walk_t *f, apr_time_t deadline, psp_wake_t *why)
+psp_result_t psp_walk_seek(psp_walk_t *f)
 {
-    for (;;) {
-        psp_result_t result = psp_walk_poll(f);
+    psp_result_t result;
 
-        *why = PSP_WAKE_NEWS;
-        if (result.rv != APR_SUCCESS || psp_walk_found(f)) {
-            return result;
-        }
-        if (psp_walk_more(f)) {
-            continue;
-        }
-        if (!f->waiter) {
-            result = psp_walk_join(f);
-            if (result.rv != APR_SUCCESS) {
-                return result;
-            }
-            continue;
-        }
-        *why = psp_watch_wait(f->waiter, deadline);
-        if (*why != PSP_WAKE_NEWS) {
-            return result;
-        }
-    }
+    do {
+        result = psp_walk_poll(f);
+    } while (result.rv == APR_SUCCESS && !psp_walk_found(f) && psp_walk_more(f));
+    return result;
+}
+
+int psp_walk_stay(psp_walk_t *f, apr_time_t deadline, psp_turn_fn *turn, void *baton)
+{
+    return psp_watch_stay(f->waiter, deadline, turn, baton);
 }
 
 const psp_rows_t *psp_walk_rows(const psp_walk_t *f)
