@@ -149,7 +149,7 @@ static apr_status_t send_events(const follow_t *w, int *sent)
         }
         *sent = 1;
         rv = write_body(w->out, w->f);
-    } while (rv == APR_SUCCESS && psp_walk_more(w->f));
+    } while (rv == APR_SUCCESS && psp_walk_goes_on(w->f));
     return rv == APR_SUCCESS && *sent ? psp_out_flush(w->out) : rv;
 }
 

@@ -142,8 +142,9 @@ int psp_walk_stay(psp_walk_t *f, apr_time_t deadline, psp_turn_fn *turn, void *b
 const psp_rows_t *psp_walk_rows(const psp_walk_t *f);
 const char *psp_walk_get(const psp_walk_t *f, int column);
 apr_size_t psp_walk_length(const psp_walk_t *f, int column);
-int psp_walk_found(const psp_walk_t *f); /* changes in it */
-int psp_walk_more(const psp_walk_t *f);
+int psp_walk_found(const psp_walk_t *f);   /* changes in it */
+int psp_walk_more(const psp_walk_t *f);    /* the batch goes on */
+int psp_walk_goes_on(const psp_walk_t *f); /* what woke us may not be read yet */
 
 /* --- follow.c: answers that go on --- */
 

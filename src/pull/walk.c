@@ -14,6 +14,7 @@ struct psp_walk_t {
     psp_call_t *c;
     const char *params[PARAMS];
     int started;
+    int tail; /* the last poll ended a batch that had begun before it: newer changes are not in it */
     psp_waiter_t *waiter; /* NULL: alone */
     psp_shared_t *shared; /* the answer, when not alone */
     apr_pool_t *turns[2]; /* the answer, and the one before it, when alone */
@@ -76,6 +77,7 @@ static psp_result_t poll_alone(psp_walk_t *f)
 
 psp_result_t psp_walk_poll(psp_walk_t *f)
 {
+    int was_more = f->rows && psp_walk_more(f);
     psp_result_t result;
 
     if (f->waiter) {
@@ -90,6 +92,7 @@ psp_result_t psp_walk_poll(psp_walk_t *f)
     f->started = 1;
     if (result.rv == APR_SUCCESS) {
         f->params[SINCE] = psp_walk_get(f, PSP_WALK_CURSOR);
+        f->tail = was_more && !psp_walk_more(f);
     }
     return result;
 }
@@ -107,7 +110,7 @@ psp_result_t psp_walk_seek(psp_walk_t *f)
 
     do {
         result = psp_walk_poll(f);
-    } while (result.rv == APR_SUCCESS && !psp_walk_found(f) && psp_walk_more(f));
+    } while (result.rv == APR_SUCCESS && !psp_walk_found(f) && psp_walk_goes_on(f));
     return result;
 }
 
@@ -139,4 +142,9 @@ int psp_walk_found(const psp_walk_t *f)
 int psp_walk_more(const psp_walk_t *f)
 {
     return *psp_walk_get(f, PSP_WALK_MORE) == 't';
+}
+
+int psp_walk_goes_on(const psp_walk_t *f)
+{
+    return f->tail || psp_walk_more(f);
 }
