@@ -24,7 +24,7 @@ PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps
 # The services that stand for their kinds in t/adapter_*.t. Node.js may come from elsewhere.
 PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl nginx-light php-fpm php-pgsql python3-flask python3-sqlalchemy python3-fastapi \
                  python3-uvicorn python3-asyncpg puma ruby-connection-pool ruby-pg ruby-rack pgbouncer uwsgi-core \
-                 uwsgi-plugin-python3 libapache2-mod-wsgi-py3 libaprutil1-dbd-pgsql davical php-xml \
+                 uwsgi-plugin-python3 libapache2-mod-wsgi-py3 libaprutil1-dbd-pgsql davical php-xml chromium jq \
                  $(if $(shell command -v node && command -v npm),,nodejs npm)
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck

@@ -39,7 +39,8 @@
  *
  * Rooms with resources hand their routes to web, which knows none of them. Hooks of their own have
  * metrics, and pull for those who wait: memory to count them is made before the fork (post_config
- * MIDDLE), the session that asks for them all in each worker (child_init MIDDLE).
+ * MIDDLE), the session that asks for them all in each worker (child_init MIDDLE), and the MPM says
+ * when it has let go of a connection (suspend_connection MIDDLE).
  */
 static void register_hooks(apr_pool_t *p)
 {

@@ -147,11 +147,11 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.notify_leave(uuid) IS 'A notifier is going away.';
 
--- In the order in which notify_save locks, so that there is no deadlock.
+-- Who waits for nobody is in no deadlock: what a last call of that notifier still locks is held by nobody alive a moment later.
 CREATE OR REPLACE FUNCTION pubsubpull.notify_release(notifier uuid) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   UPDATE pubsubpull.progress g SET holder = NULL
-  WHERE g.subscription = ANY (ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.holder = notifier ORDER BY q.subscription FOR UPDATE));
+  WHERE g.subscription = ANY (ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.holder = notifier FOR UPDATE SKIP LOCKED));
   DELETE FROM pubsubpull.notifier n WHERE n.id = notifier;
 $$;
 COMMENT ON FUNCTION pubsubpull.notify_release(uuid) IS 'Gives back what a notifier held that is gone, at the word of its successor.';

@@ -53,7 +53,7 @@ my @writers = map {
         POSIX::_exit(0);
     }
     $pid;
-} 1 .. 4;
+} 1 .. 8;
 sub until_part { my ($part) = @_; wait_until { time > $end - $seconds * (1 - $part) } $seconds + 5, "$part of the time"; return }
 until_part(0.25);
 $httpd->restart;

@@ -32,7 +32,7 @@ typedef struct psp_server_config_t {
     int retention;             /* PubSubPullRetention in seconds, 0: off, the default */
     int stream_timeout;        /* PubSubPullStreamTimeout, seconds, default 60 */
     int max_hops;              /* PubSubPullMaxHops, default 10 */
-    int waiters;               /* PubSubPullWaiters, default half of the workers */
+    int waiters;               /* PubSubPullWaiters, default as many as workers, see seats.c */
     apr_array_header_t *callback_allow; /* of apr_ipsubnet_t *, NULL: none */
     apr_array_header_t *callback_deny;
     const char *callback_authorities; /* PubSubPullCallbackCAFile: PEM text, NULL: the system's */

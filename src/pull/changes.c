@@ -50,22 +50,52 @@ static int parse_wait(psp_call_t *c, apr_interval_time_t *wait, int *answer)
     return 1;
 }
 
+typedef struct page_t {
+    psp_call_t *c;
+    psp_walk_t *f;
+    const psp_rows_t *first; /* found before the wait */
+} page_t;
+
 /* A page without changes is the one that was found before the wait: its validator is that of the
  * URL, and its link is as good as a newer one. */
+static int page_turn(void *baton, psp_wake_t why, apr_time_t *deadline)
+{
+    page_t *page = baton;
+    psp_result_t result = {.rv = APR_SUCCESS};
+
+    (void)deadline;
+    if (why == PSP_WAKE_NEWS) {
+        result = psp_walk_seek(page->f);
+        if (result.rv == APR_SUCCESS && !psp_walk_found(page->f)) {
+            return 1;
+        }
+    }
+    if (result.rv != APR_SUCCESS) {
+        (void)psp_pull_fail(page->c, &result);
+    }
+    else {
+        (void)psp_web_send(page->c, why == PSP_WAKE_NEWS ? psp_walk_rows(page->f) : page->first);
+    }
+    return 0;
+}
+
 static int send_page(psp_call_t *c, psp_walk_t *f, apr_interval_time_t wait)
 {
     apr_time_t deadline = apr_time_now() + wait;
     psp_result_t result = psp_walk_poll(f);
-    const psp_rows_t *first = psp_walk_rows(f);
-    psp_wake_t why;
+    page_t *page;
 
-    if (result.rv == APR_SUCCESS && wait && !psp_walk_found(f) && !psp_walk_more(f)) {
-        result = psp_walk_await(f, deadline, &why);
-        if (result.rv == APR_SUCCESS && psp_walk_found(f)) {
-            first = psp_walk_rows(f);
-        }
+    if (result.rv != APR_SUCCESS) {
+        return psp_pull_fail(c, &result);
     }
-    return result.rv == APR_SUCCESS ? psp_web_send(c, first) : psp_pull_fail(c, &result);
+    if (!wait || psp_walk_found(f) || psp_walk_more(f)) {
+        return psp_web_send(c, psp_walk_rows(f));
+    }
+    page = apr_palloc(c->r->pool, sizeof(*page));
+    *page = (page_t){.c = c, .f = f, .first = psp_walk_rows(f)};
+    result = psp_walk_join(f);
+    return result.rv == APR_SUCCESS ? psp_walk_stay(f, deadline, page_turn, page)
+                                    : psp_pull_fail(c, &result);
 }
 
 static int get_changes(psp_call_t *c)
@@ -125,4 +155,5 @@ void psp_pull_register_hooks(apr_pool_t *p)
     psp_seats_register_hooks(p);
     psp_share_register_hooks(p);
     psp_watch_register_hooks(p);
+    psp_away_register_hooks(p);
 }

@@ -38,18 +38,29 @@ static apr_status_t write_body(psp_out_t *out, const psp_walk_t *f)
     return body ? psp_out_write(out, body, psp_walk_length(f, PSP_WALK_BODY)) : APR_SUCCESS;
 }
 
-/* The link to go on with is known before the first line: where the batch ends that is read here. */
-int psp_pull_lines(psp_call_t *c, psp_walk_t *f, apr_interval_time_t wait)
-{
-    psp_wake_t why;
-    psp_result_t result = wait ? psp_walk_await(f, apr_time_now() + wait, &why) : psp_walk_poll(f);
-    int single = psp_web_query(c, "limit") != NULL;
+typedef struct follow_t {
+    psp_call_t *c;
+    psp_walk_t *f;
     psp_out_t *out;
+    apr_time_t end;
+} follow_t;
 
-    if (result.rv != APR_SUCCESS) {
-        return psp_pull_fail(c, &result);
-    }
-    out = psp_out_open(c);
+static follow_t *make(psp_call_t *c, psp_walk_t *f)
+{
+    follow_t *w = apr_pcalloc(c->r->pool, sizeof(*w));
+
+    w->c = c;
+    w->f = f;
+    return w;
+}
+
+/* The link to go on with is known before the first line: where the batch ends that was read. */
+static int send_lines(psp_call_t *c, psp_walk_t *f)
+{
+    int single = psp_web_query(c, "limit") != NULL;
+    psp_out_t *out = psp_out_open(c);
+    psp_result_t result;
+
     apr_table_addn(c->r->headers_out, "Link",
                    link_to(c, apr_pstrdup(c->r->pool, psp_walk_get(f, PSP_WALK_NEXT)), "next"));
     if (c->r->header_only || write_body(out, f) != APR_SUCCESS) {
@@ -67,6 +78,40 @@ int psp_pull_lines(psp_call_t *c, psp_walk_t *f, apr_interval_time_t wait)
     }
     (void)psp_out_end(out);
     return OK;
+}
+
+static int lines_turn(void *baton, psp_wake_t why, apr_time_t *deadline)
+{
+    follow_t *w = baton;
+    psp_result_t result;
+
+    (void)deadline;
+    if (why == PSP_WAKE_NEWS) {
+        result = psp_walk_seek(w->f);
+        if (result.rv != APR_SUCCESS) {
+            (void)psp_pull_fail(w->c, &result);
+            return 0;
+        }
+        if (!psp_walk_found(w->f)) {
+            return 1;
+        }
+    }
+    (void)send_lines(w->c, w->f);
+    return 0;
+}
+
+int psp_pull_lines(psp_call_t *c, psp_walk_t *f, apr_interval_time_t wait)
+{
+    apr_time_t deadline = apr_time_now() + wait;
+    psp_result_t result = psp_walk_poll(f);
+
+    if (result.rv == APR_SUCCESS && wait && !psp_walk_found(f) && !psp_walk_more(f)) {
+        result = psp_walk_join(f);
+        if (result.rv == APR_SUCCESS) {
+            return psp_walk_stay(f, deadline, lines_turn, make(c, f));
+        }
+    }
+    return result.rv == APR_SUCCESS ? send_lines(c, f) : psp_pull_fail(c, &result);
 }
 
 /* An event without data moves the place from which a client comes again, and shows that we are here. */
@@ -87,35 +132,49 @@ static apr_status_t beat(psp_out_t *out, const psp_walk_t *f, const char *before
     return rv == APR_SUCCESS ? psp_out_flush(out) : rv;
 }
 
-static void send_events(psp_walk_t *f, psp_out_t *out)
+/* *sent: there was something. */
+static apr_status_t send_events(const follow_t *w, int *sent)
 {
-    apr_time_t end = apr_time_now() + EVENTS_MAX;
+    psp_result_t result;
+    apr_status_t rv = APR_SUCCESS;
 
-    while (apr_time_now() < end) {
-        psp_wake_t why;
-        psp_result_t result = psp_walk_await(f, apr_time_now() + HEARTBEAT, &why);
-        apr_status_t rv = APR_SUCCESS;
+    do {
+        result = psp_walk_seek(w->f);
+        if (result.rv != APR_SUCCESS) {
+            (void)psp_out_end(w->out); /* it comes again */
+            return result.rv;
+        }
+        if (!psp_walk_found(w->f)) {
+            break;
+        }
+        *sent = 1;
+        rv = write_body(w->out, w->f);
+    } while (rv == APR_SUCCESS && psp_walk_goes_on(w->f));
+    return rv == APR_SUCCESS && *sent ? psp_out_flush(w->out) : rv;
+}
 
-        if (result.rv != APR_SUCCESS || why == PSP_WAKE_GONE || why == PSP_WAKE_STOP) {
-            break; /* it comes again */
-        }
-        if (why == PSP_WAKE_TIME) {
-            rv = beat(out, f, ":\n");
-        }
-        else if ((rv = write_body(out, f)) == APR_SUCCESS && !psp_walk_more(f)) {
-            rv = psp_out_flush(out);
-        }
-        if (rv != APR_SUCCESS) {
-            return;
-        }
+static int events_turn(void *baton, psp_wake_t why, apr_time_t *deadline)
+{
+    const follow_t *w = baton;
+    apr_time_t now = apr_time_now();
+    int sent = why == PSP_WAKE_TIME;
+    apr_status_t rv;
+
+    if (why == PSP_WAKE_GONE || why == PSP_WAKE_STOP || now >= w->end) {
+        (void)psp_out_end(w->out);
+        return 0;
     }
-    (void)psp_out_end(out);
+    rv = sent ? beat(w->out, w->f, ":\n") : send_events(w, &sent);
+    if (sent) {
+        *deadline = now + HEARTBEAT < w->end ? now + HEARTBEAT : w->end;
+    }
+    return rv == APR_SUCCESS;
 }
 
 int psp_pull_events(psp_call_t *c, psp_walk_t *f)
 {
     psp_result_t result = psp_walk_poll(f);
-    psp_out_t *out;
+    follow_t *w = make(c, f);
 
     if (result.rv == APR_SUCCESS && !c->r->header_only) {
         result = psp_walk_join(f);
@@ -123,15 +182,17 @@ int psp_pull_events(psp_call_t *c, psp_walk_t *f)
     if (result.rv != APR_SUCCESS) {
         return psp_pull_fail(c, &result);
     }
-    out = psp_out_open(c);
+    w->out = psp_out_open(c);
+    w->end = apr_time_now() + EVENTS_MAX;
     apr_table_setn(c->r->headers_out, "X-Accel-Buffering", "no");
+    apr_table_setn(c->r->subprocess_env, "nokeepalive", "1"); /* see away.c */
     if (c->r->header_only) {
         return OK;
     }
-    if (psp_out_write(out, "retry: 2000\n", sizeof("retry: 2000\n") - 1) == APR_SUCCESS &&
-        (psp_walk_found(f) ? write_body(out, f) : beat(out, f, "")) == APR_SUCCESS &&
-        psp_out_flush(out) == APR_SUCCESS) {
-        send_events(f, out);
+    if (psp_out_write(w->out, "retry: 2000\n", sizeof("retry: 2000\n") - 1) != APR_SUCCESS ||
+        (psp_walk_found(f) ? write_body(w->out, f) : beat(w->out, f, "")) != APR_SUCCESS ||
+        psp_out_flush(w->out) != APR_SUCCESS) {
+        return OK;
     }
-    return OK;
+    return psp_walk_stay(f, apr_time_now() + HEARTBEAT, events_turn, w);
 }

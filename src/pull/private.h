@@ -3,6 +3,9 @@
 #ifndef PSP_PULL_PRIVATE_H
 #define PSP_PULL_PRIVATE_H
 
+#include <apr_thread_cond.h>
+#include <apr_thread_mutex.h>
+
 #include "pull/pull.h"
 
 /* --- rows_stream.c --- */
@@ -13,13 +16,11 @@ int psp_pull_rows_stream(psp_call_t *c);
 /* --- seats.c: how many requests of the whole server may wait at a time --- */
 
 void psp_seats_register_hooks(apr_pool_t *p);
-/** False: all are taken. */
-int psp_seat_take(const server_rec *s);
-void psp_seat_give(void);
+/** False: all are taken. holds: it keeps a thread of the server while it waits. */
+int psp_seat_take(const server_rec *s, int holds);
+void psp_seat_give(int holds);
 
 /* --- watch.c: one thread of each child process asks for all that wait in it --- */
-
-typedef struct psp_waiter_t psp_waiter_t;
 
 typedef enum {
     PSP_WAKE_NEWS, /* there may be something new */
@@ -28,6 +29,12 @@ typedef enum {
     PSP_WAKE_STOP  /* httpd stops */
 } psp_wake_t;
 
+/** What a request does when there may be something new, and when it waits no more. True: it waits on,
+ * until *deadline. Otherwise it has answered. */
+typedef int psp_turn_fn(void *baton, psp_wake_t why, apr_time_t *deadline);
+
+typedef struct psp_waiter_t psp_waiter_t;
+
 void psp_watch_register_hooks(apr_pool_t *p);
 /** Begins to watch these tables (an array as PostgreSQL writes it) until r ends; 503 when too many
  * wait. Whoever joined polls before it waits. */
@@ -35,8 +42,61 @@ psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **w
 /** Before each poll: what is news from now on. *target is the position up to which to read, or NULL;
  * it is valid until the next call. Returns the number of the tick that made it. */
 apr_uint32_t psp_watch_arm(psp_waiter_t *w, const char **target);
-psp_wake_t psp_watch_wait(psp_waiter_t *w, apr_time_t deadline);
-int psp_watch_stopping(void);
+/** Turns, the first one now, until one has answered. Returns what the handler has to. */
+int psp_watch_stay(psp_waiter_t *w, apr_time_t deadline, psp_turn_fn *turn, void *baton);
+
+/* --- away.c: where the MPM lets connections go, who waits holds no thread --- */
+
+typedef enum {
+    PSP_PLACE_HERE, /* in the handler, or a turn */
+    PSP_PLACE_AWAY, /* nobody works on it */
+    PSP_PLACE_READY /* somebody is about to */
+} psp_place_t;
+
+struct psp_waiter_t {
+    request_rec *r;
+    apr_pool_t *p; /* the target; cleared for each poll */
+    int *tables, ntables;
+    int asked; /* the tick under way covers it */
+    int woken;
+    apr_thread_cond_t *cond; /* NULL: it holds no thread */
+    struct psp_waiter_t *next;
+
+    /* Of those that hold no thread */
+    int fd;
+    psp_place_t place;
+    psp_wake_t why; /* when ready */
+    apr_time_t deadline;
+    apr_time_t stuck; /* since when the client takes nothing, 0: it does */
+    apr_time_t again; /* when to see whether it does */
+    psp_turn_fn *turn;
+    void *baton;
+    struct psp_waiter_t *next_ready;
+};
+
+void psp_away_register_hooks(apr_pool_t *p);
+/** The mutex guards all that is here and in watch.c; p is used with it held. */
+apr_status_t psp_away_init(apr_pool_t *p, apr_thread_mutex_t *mutex);
+/** Whether this request can be left by its thread. */
+int psp_away_can(request_rec *r);
+
+/* With the mutex held: */
+
+/** There is a thread for turns, at least. */
+apr_status_t psp_away_start(void);
+/** From when the MPM has let go of it, w has turns. */
+void psp_away_let(psp_waiter_t *w);
+/** It is woken. */
+void psp_away_wake(psp_waiter_t *w);
+/** It is over. */
+void psp_away_forget(psp_waiter_t *w);
+/** Now and then: whose time is over, who is gone, what can be closed. p is for this call. */
+void psp_away_look(apr_pool_t *p, psp_waiter_t *waiters, int stopping);
+/** Connections that the MPM does not care for. */
+int psp_away_count(void);
+
+/** Without the mutex: turns that are under way end, and there are no more. */
+void psp_away_stop(void);
 
 /* --- share.c: who asks the same at the same tick gets the same answer, which is made once --- */
 
@@ -72,16 +132,19 @@ psp_walk_t *psp_walk_make(psp_call_t *c, const char *names, const char *since, c
                           const char *form);
 /** The next changes, if any: one call. */
 psp_result_t psp_walk_poll(psp_walk_t *f);
-/** Polls until there are changes or there is another reason to return (*why). */
-psp_result_t psp_walk_await(psp_walk_t *f, apr_time_t deadline, psp_wake_t *why);
+/** Polls until there are changes, or none now. */
+psp_result_t psp_walk_seek(psp_walk_t *f);
 /** From now on polls go with those of others who wait. 503: too many do. */
 psp_result_t psp_walk_join(psp_walk_t *f);
+/** Waits, having joined. Returns what the handler has to. */
+int psp_walk_stay(psp_walk_t *f, apr_time_t deadline, psp_turn_fn *turn, void *baton);
 /** The answer to the last poll, valid until the one after the next. */
 const psp_rows_t *psp_walk_rows(const psp_walk_t *f);
 const char *psp_walk_get(const psp_walk_t *f, int column);
 apr_size_t psp_walk_length(const psp_walk_t *f, int column);
-int psp_walk_found(const psp_walk_t *f); /* changes in it */
-int psp_walk_more(const psp_walk_t *f);
+int psp_walk_found(const psp_walk_t *f);   /* changes in it */
+int psp_walk_more(const psp_walk_t *f);    /* the batch goes on */
+int psp_walk_goes_on(const psp_walk_t *f); /* what woke us may not be read yet */
 
 /* --- follow.c: answers that go on --- */
 

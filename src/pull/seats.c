@@ -18,7 +18,7 @@ APLOG_USE_MODULE(pubsubpull);
 /* One for each child. That of a child which died is found by its process id, and taken again. */
 typedef struct psp_bench_t {
     volatile apr_uint32_t pid;
-    volatile apr_uint32_t taken;
+    volatile apr_uint32_t taken[2]; /* by those who hold no thread, and by those who do */
 } psp_bench_t;
 
 static psp_bench_t *benches; /* made before the fork, NULL: none */
@@ -60,7 +60,8 @@ static apr_status_t leave(void *baton)
 {
     psp_bench_t *bench = baton;
 
-    apr_atomic_set32(&bench->taken, 0);
+    apr_atomic_set32(&bench->taken[0], 0);
+    apr_atomic_set32(&bench->taken[1], 0);
     apr_atomic_set32(&bench->pid, 0);
     return APR_SUCCESS;
 }
@@ -77,58 +78,67 @@ static void child_init(apr_pool_t *p, server_rec *s)
 
         if ((!owner || is_dead(owner)) && apr_atomic_cas32(&benches[i].pid, pid, owner) == owner) {
             mine = &benches[i];
-            apr_atomic_set32(&mine->taken, 0);
+            apr_atomic_set32(&mine->taken[0], 0);
+            apr_atomic_set32(&mine->taken[1], 0);
             apr_pool_cleanup_register(p, mine, leave, apr_pool_cleanup_null);
         }
     }
 }
 
-/* Half of the workers, unless the administrator says something else. */
-static apr_uint32_t limit(const server_rec *s)
+static apr_uint32_t workers(void)
 {
-    int set = psp_config_server(s)->waiters;
     int daemons = 1, threads = 1;
 
-    if (set != PSP_UNSET) {
-        return (apr_uint32_t)set;
-    }
     (void)ap_mpm_query(AP_MPMQ_MAX_DAEMONS, &daemons);
     (void)ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
-    return (apr_uint32_t)(daemons * (threads > 1 ? threads : 1)) / 2;
+    return (apr_uint32_t)(daemons * (threads > 1 ? threads : 1));
 }
 
-static apr_uint32_t count(void)
+static void count(apr_uint32_t sum[2])
 {
-    apr_uint32_t sum = 0;
-    int i;
+    int i, holds;
 
     for (i = 0; i < nbenches; i++) {
         apr_uint32_t pid = apr_atomic_read32(&benches[i].pid);
-        apr_uint32_t taken = pid ? apr_atomic_read32(&benches[i].taken) : 0;
 
-        if (taken && !is_dead(pid)) {
-            sum += taken;
+        for (holds = 0; pid && holds < 2; holds++) {
+            apr_uint32_t taken = apr_atomic_read32(&benches[i].taken[holds]);
+
+            sum[holds] += taken && !is_dead(pid) ? taken : 0;
         }
     }
-    return sum;
 }
 
-int psp_seat_take(const server_rec *s)
+/* Unless the administrator says something else, as many as there are workers, and half of the
+ * workers at most. */
+static int are_too_many(const server_rec *s, int holds)
+{
+    int set = psp_config_server(s)->waiters;
+    apr_uint32_t taken[2] = {0, 0};
+
+    count(taken);
+    if (set != PSP_UNSET) {
+        return taken[0] + taken[1] > (apr_uint32_t)set;
+    }
+    return taken[0] + taken[1] > workers() || (holds && taken[1] > workers() / 2);
+}
+
+int psp_seat_take(const server_rec *s, int holds)
 {
     if (!mine) {
         return 0;
     }
-    apr_atomic_inc32(&mine->taken);
-    if (count() > limit(s)) {
-        apr_atomic_dec32(&mine->taken);
+    apr_atomic_inc32(&mine->taken[!!holds]);
+    if (are_too_many(s, holds)) {
+        psp_seat_give(holds);
         return 0;
     }
     return 1;
 }
 
-void psp_seat_give(void)
+void psp_seat_give(int holds)
 {
-    apr_atomic_dec32(&mine->taken);
+    apr_atomic_dec32(&mine->taken[!!holds]);
 }
 
 void psp_seats_register_hooks(apr_pool_t *p)

@@ -14,6 +14,7 @@ struct psp_walk_t {
     psp_call_t *c;
     const char *params[PARAMS];
     int started;
+    int tail; /* the last poll ended a batch that had begun before it: newer changes are not in it */
     psp_waiter_t *waiter; /* NULL: alone */
     psp_shared_t *shared; /* the answer, when not alone */
     apr_pool_t *turns[2]; /* the answer, and the one before it, when alone */
@@ -76,6 +77,7 @@ static psp_result_t poll_alone(psp_walk_t *f)
 
 psp_result_t psp_walk_poll(psp_walk_t *f)
 {
+    int was_more = f->rows && psp_walk_more(f);
     psp_result_t result;
 
     if (f->waiter) {
@@ -90,6 +92,7 @@ psp_result_t psp_walk_poll(psp_walk_t *f)
     f->started = 1;
     if (result.rv == APR_SUCCESS) {
         f->params[SINCE] = psp_walk_get(f, PSP_WALK_CURSOR);
+        f->tail = was_more && !psp_walk_more(f);
     }
     return result;
 }
@@ -101,30 +104,19 @@ psp_result_t psp_walk_join(psp_walk_t *f)
     return psp_watch_join(f->c->r, psp_walk_get(f, PSP_WALK_TABLES), &f->waiter);
 }
 
-psp_result_t psp_walk_await(psp_walk_t *f, apr_time_t deadline, psp_wake_t *why)
+psp_result_t psp_walk_seek(psp_walk_t *f)
 {
-    for (;;) {
-        psp_result_t result = psp_walk_poll(f);
+    psp_result_t result;
 
-        *why = PSP_WAKE_NEWS;
-        if (result.rv != APR_SUCCESS || psp_walk_found(f)) {
-            return result;
-        }
-        if (psp_walk_more(f)) {
-            continue;
-        }
-        if (!f->waiter) {
-            result = psp_walk_join(f);
-            if (result.rv != APR_SUCCESS) {
-                return result;
-            }
-            continue;
-        }
-        *why = psp_watch_wait(f->waiter, deadline);
-        if (*why != PSP_WAKE_NEWS) {
-            return result;
-        }
-    }
+    do {
+        result = psp_walk_poll(f);
+    } while (result.rv == APR_SUCCESS && !psp_walk_found(f) && psp_walk_goes_on(f));
+    return result;
+}
+
+int psp_walk_stay(psp_walk_t *f, apr_time_t deadline, psp_turn_fn *turn, void *baton)
+{
+    return psp_watch_stay(f->waiter, deadline, turn, baton);
 }
 
 const psp_rows_t *psp_walk_rows(const psp_walk_t *f)
@@ -150,4 +142,9 @@ int psp_walk_found(const psp_walk_t *f)
 int psp_walk_more(const psp_walk_t *f)
 {
     return *psp_walk_get(f, PSP_WALK_MORE) == 't';
+}
+
+int psp_walk_goes_on(const psp_walk_t *f)
+{
+    return f->tail || psp_walk_more(f);
 }

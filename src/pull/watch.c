@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* watch.c: waiting for changes: one thread of each child process asks for all who wait in it. */
 /*
- * A request that waits holds its thread but no session with the database. The thread that asks is
- * started by the first that waits. Every few milliseconds it finds out which tables have changes, and
- * wakes those who wait for one. Its position moves on with each tick, so no change is found twice and
- * none is missed: who joined during a tick is woken by it in any case.
+ * A request that waits holds no session with the database, and no thread where the MPM can do without
+ * (away.c). The thread that asks is started by the first that waits. Every few milliseconds it finds
+ * out which tables have changes, and wakes those who wait for one. Its position moves on with each
+ * tick, so no change is found twice and none is missed: who joined during a tick is woken by it in any
+ * case.
  */
 #include "pull/private.h"
 
@@ -32,16 +33,6 @@ APLOG_USE_MODULE(pubsubpull);
 #define LOOK apr_time_from_sec(1) /* how often to see whether the client is there */
 #define CALL_TIMEOUT apr_time_from_sec(2)
 
-struct psp_waiter_t {
-    request_rec *r;
-    apr_pool_t *turn; /* the target; cleared for each poll */
-    int *tables, ntables;
-    int asked; /* the tick under way covers it */
-    int woken;
-    apr_thread_cond_t *cond;
-    struct psp_waiter_t *next;
-};
-
 static struct {
     apr_pool_t *p; /* with an allocator of its own; used with the mutex held, or by the thread */
     psp_db_pool_t *db;
@@ -54,7 +45,7 @@ static struct {
     int stopping;
 } watch;
 
-int psp_watch_stopping(void)
+static int is_stopping(void)
 {
     int state;
 
@@ -133,7 +124,12 @@ static void wake(const int *changed, int n)
     for (w = watch.waiters; w; w = w->next) {
         if (!changed || !w->asked || has_news(w, changed, n)) {
             w->woken = 1;
-            apr_thread_cond_signal(w->cond);
+            if (w->cond) {
+                apr_thread_cond_signal(w->cond);
+            }
+            else {
+                psp_away_wake(w);
+            }
         }
     }
 }
@@ -184,14 +180,15 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *baton)
     (void)ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
     apr_pool_create(&turn, p);
     apr_thread_mutex_lock(watch.mutex);
-    while (!psp_watch_stopping()) {
+    while (!is_stopping()) {
         apr_interval_time_t pause;
         const char *tables;
 
         apr_pool_clear(turn);
+        psp_away_look(turn, watch.waiters, 0);
         if (!watch.waiters) {
             set_target(NULL); /* too old when somebody comes */
-            apr_thread_cond_timedwait(watch.wanted, watch.mutex, LOOK);
+            apr_thread_cond_timedwait(watch.wanted, watch.mutex, psp_away_count() ? TICK : LOOK);
             continue;
         }
         tables = wanted_tables(turn);
@@ -202,25 +199,33 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *baton)
     }
     watch.stopping = 1;
     wake(NULL, 0);
+    while (psp_away_count()) {
+        apr_pool_clear(turn);
+        psp_away_look(turn, watch.waiters, 1);
+        apr_thread_cond_timedwait(watch.wanted, watch.mutex, TICK);
+    }
     apr_thread_mutex_unlock(watch.mutex);
     return NULL;
 }
 
 /* Signals are for the other threads. Call with the mutex held. */
-static apr_status_t start(void)
+static apr_status_t start(int is_away)
 {
     sigset_t all, before;
     apr_status_t rv = APR_SUCCESS;
 
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     if (!watch.thread) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
         rv = apr_thread_create(&watch.thread, NULL, run, NULL, watch.p);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     if (rv != APR_SUCCESS) {
         watch.thread = NULL;
     }
+    else if (is_away) {
+        rv = psp_away_start();
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rv;
 }
 
@@ -243,6 +248,7 @@ static apr_status_t stop(void *baton)
         apr_thread_cond_signal(watch.wanted);
         apr_thread_mutex_unlock(watch.mutex);
         (void)apr_thread_join(&rv, watch.thread);
+        psp_away_stop();
     }
     return APR_SUCCESS;
 }
@@ -262,7 +268,8 @@ static void child_init(apr_pool_t *p, server_rec *s)
     }
     apr_allocator_owner_set(allocator, watch.p);
     apr_pool_tag(watch.p, "psp_watch");
-    if (apr_thread_mutex_create(&watch.mutex, APR_THREAD_MUTEX_DEFAULT, p) != APR_SUCCESS) {
+    if (apr_thread_mutex_create(&watch.mutex, APR_THREAD_MUTEX_DEFAULT, p) != APR_SUCCESS ||
+        psp_away_init(watch.p, watch.mutex) != APR_SUCCESS) {
         watch.mutex = NULL;
         return;
     }
@@ -282,20 +289,24 @@ static apr_status_t leave(void *baton)
     if (*at) {
         *at = w->next;
     }
+    if (!w->cond) {
+        psp_away_forget(w);
+    }
     apr_thread_mutex_unlock(watch.mutex);
-    psp_seat_give();
+    psp_seat_give(w->cond != NULL);
     return APR_SUCCESS;
 }
 
 psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **waiter)
 {
     psp_waiter_t *w = apr_pcalloc(r->pool, sizeof(*w));
+    int holds = !psp_away_can(r);
     apr_status_t rv = APR_EBUSY;
 
     w->r = r;
     w->tables = parse_ints(r->pool, tables, &w->ntables);
-    if (!watch.mutex || apr_thread_cond_create(&w->cond, r->pool) != APR_SUCCESS ||
-        apr_pool_create(&w->turn, r->pool) != APR_SUCCESS || !psp_seat_take(r->server)) {
+    if (!watch.mutex || (holds && apr_thread_cond_create(&w->cond, r->pool) != APR_SUCCESS) ||
+        apr_pool_create(&w->p, r->pool) != APR_SUCCESS || !psp_seat_take(r->server, holds)) {
         return (psp_result_t){
             .rv = rv,
             .http = HTTP_SERVICE_UNAVAILABLE,
@@ -307,7 +318,7 @@ psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **w
         };
     }
     apr_thread_mutex_lock(watch.mutex);
-    rv = start();
+    rv = start(!holds);
     w->next = watch.waiters;
     watch.waiters = w;
     apr_thread_cond_signal(watch.wanted);
@@ -330,11 +341,11 @@ apr_uint32_t psp_watch_arm(psp_waiter_t *w, const char **target)
 {
     apr_uint32_t number;
 
-    apr_pool_clear(w->turn);
+    apr_pool_clear(w->p);
     apr_thread_mutex_lock(watch.mutex);
     w->woken = 0;
     number = watch.tick;
-    *target = watch.target ? apr_pstrdup(w->turn, watch.target) : NULL;
+    *target = watch.target ? apr_pstrdup(w->p, watch.target) : NULL;
     apr_thread_mutex_unlock(watch.mutex);
     return number;
 }
@@ -356,7 +367,8 @@ static int is_gone(const request_rec *r)
     return poll(&look, 1, 0) > 0;
 }
 
-psp_wake_t psp_watch_wait(psp_waiter_t *w, apr_time_t deadline)
+/* For who holds its thread. */
+static psp_wake_t wait_here(psp_waiter_t *w, apr_time_t deadline)
 {
     for (;;) {
         apr_interval_time_t left = deadline - apr_time_now();
@@ -371,7 +383,7 @@ psp_wake_t psp_watch_wait(psp_waiter_t *w, apr_time_t deadline)
         }
         woken = w->woken;
         apr_thread_mutex_unlock(watch.mutex);
-        if (psp_watch_stopping()) {
+        if (is_stopping()) {
             return PSP_WAKE_STOP;
         }
         if (woken) {
@@ -381,6 +393,33 @@ psp_wake_t psp_watch_wait(psp_waiter_t *w, apr_time_t deadline)
             return PSP_WAKE_GONE;
         }
     }
+}
+
+int psp_watch_stay(psp_waiter_t *w, apr_time_t deadline, psp_turn_fn *turn, void *baton)
+{
+    psp_wake_t why = PSP_WAKE_NEWS;
+    int stopping;
+
+    while (turn(baton, why, &deadline)) {
+        if (w->cond) {
+            why = wait_here(w, deadline);
+            continue;
+        }
+        apr_thread_mutex_lock(watch.mutex);
+        stopping = watch.stopping; /* nobody would come for it any more */
+        if (!stopping) {
+            w->deadline = deadline;
+            w->turn = turn;
+            w->baton = baton;
+            psp_away_let(w);
+        }
+        apr_thread_mutex_unlock(watch.mutex);
+        if (!stopping) {
+            return SUSPENDED;
+        }
+        why = PSP_WAKE_STOP;
+    }
+    return OK;
 }
 
 void psp_watch_register_hooks(apr_pool_t *p)
