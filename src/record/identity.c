@@ -100,20 +100,26 @@ static const apr_table_t *captured(const request_rec *r, apr_pool_t *p)
 /* The trace id is the request's own UUID; the span is httpd's. Neither has to be secret. */
 static const char *make_traceparent(const char *id, apr_pool_t *p)
 {
-    char trace[33];
+    static const char digits[] = "0123456789abcdef";
+    char *made = apr_palloc(p, 56), *to = made + 3;
     apr_uint64_t span = 0;
-    int i, n;
+    int i;
 
-    for (i = n = 0; id[i] && n < 32; i++) {
-        if (id[i] != '-') {
-            trace[n++] = id[i];
-        }
-    }
-    trace[n] = '\0';
     while (!span) {
         ap_random_insecure_bytes(&span, sizeof(span));
     }
-    return apr_psprintf(p, "00-%s-%016" APR_UINT64_T_HEX_FMT "-01", trace, span);
+    memcpy(made, "00-", 3);
+    for (i = 0; id[i]; i++) {
+        if (id[i] != '-') {
+            *to++ = id[i];
+        }
+    }
+    *to++ = '-';
+    for (i = 60; i >= 0; i -= 4) {
+        *to++ = digits[span >> i & 15];
+    }
+    memcpy(to, "-01", 4);
+    return made;
 }
 
 psp_identity_t *psp_identity_make(request_rec *r)
