@@ -272,17 +272,21 @@ int psp_records_clean(const psp_child_t *c)
     return !c->records->first && !c->records->reads && !c->records->asked;
 }
 
-void psp_records_leave(psp_child_t *c)
+int psp_records_spooling(const psp_child_t *c)
+{
+    return psp_spool_room(c->records->spool, PSP_RECORDS_BYTES);
+}
+
+void psp_records_leave(psp_child_t *c, int ending)
 {
     psp_records_t *r = c->records;
-
-    apr_uint64_t before;
+    apr_uint64_t before, lost;
 
     psp_records_push_all(r, &r->asked);
     psp_records_push_all(r, &r->reads);
     do { /* httpd may be stopping, and the ring goes with it */
         before = r->at;
-        if (psp_spool_room(r->spool, PSP_RECORDS_BYTES)) {
+        if (psp_records_spooling(c)) {
             drain(c);
             psp_records_relieve(c);
         }
@@ -291,6 +295,12 @@ void psp_records_leave(psp_child_t *c)
     psp_records_give_back(r);
     r->report_at = 0;
     report(c);
+    if (ending && (lost = psp_ring_waiting(r->ring)) > 0) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, APR_EGENERAL, c->server,
+                     "PSP0335: %" APR_UINT64_T_FMT " records of requests at most are lost, httpd "
+                     "ends before the database has taken them",
+                     lost);
+    }
 }
 
 static void answered(void *baton, const psp_result_t *result, const psp_rows_t *rows)
@@ -365,7 +375,7 @@ void psp_records_step(psp_child_t *c)
     look(c);
     psp_records_relieve_if(c);
     psp_spool_step(c, r->spool);
-    psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, PSP_RECORDS_BYTES));
+    psp_record_say(psp_gate_open(c) || psp_records_spooling(c));
     report(c);
     if (!psp_gate_open(c) || !psp_session_ready(c->records_db)) {
         return;
