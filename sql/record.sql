@@ -270,8 +270,9 @@ COMMENT ON FUNCTION pubsubpull.awaits_reads() IS 'Whether a request that should 
 
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
 CREATE OR REPLACE FUNCTION pubsubpull.record_requests(records json, tries int DEFAULT 0) RETURNS int
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET lock_timeout = 0 AS $$
 DECLARE
+  careful boolean := tries > 0;
   written uuid[];
 BEGIN
   IF EXISTS (SELECT FROM pubsubpull.request q WHERE q.claimed = 'infinity') THEN
@@ -280,34 +281,58 @@ BEGIN
       SELECT q.id FROM pubsubpull.request q WHERE q.claimed = 'infinity'
         AND q.id IN (SELECT e.id FROM json_to_recordset(records) AS e(id uuid))));
   END IF;
-  -- NOT IN hashes its list; a join of these would be planned for few rows and take quadratic time. The settings are for plans
-  -- that a session made while the table was empty: they must not scan it for ever.
-  WITH r AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
-      agent text, started timestamptz, headers jsonb, cause uuid, status int, bytes bigint, duration bigint, mode int)
-  ), completed AS ( -- what httpd says counts, also where the session's own word was there before
-    UPDATE pubsubpull.request q
-    SET method = r.method, host = r.host, path = r.path, query = r.query, "user" = r."user", remote = r.remote, agent = r.agent,
-        started = r.started, headers = r.headers, cause = r.cause, status = r.status, bytes = r.bytes, duration = r.duration * interval '1 microsecond',
-        claimed = NULL
-    FROM r WHERE q.id = r.id RETURNING q.id
-  ), missing AS MATERIALIZED (
-    SELECT r.*, r.mode = 2 OR tries > 0 AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id) AS wanted
-    FROM r WHERE r.id NOT IN (SELECT c.id FROM completed c)
-  ), inserted AS (
-    INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
-    SELECT m.id, m.method, m.host, m.path, m.query, m."user", m.remote, m.agent, m.started, m.headers, m.cause, m.status, m.bytes,
-           m.duration * interval '1 microsecond'
-    FROM missing m WHERE m.wanted AND pg_try_advisory_xact_lock(hashtextextended(m.id::text, 0))
-    ON CONFLICT (id) DO NOTHING RETURNING id
-  ), late AS (
-    INSERT INTO pubsubpull.request_late (record, tries, try_at)
-    SELECT to_jsonb(m), tries + 1, clock_timestamp() + interval '1 second' * 8 ^ tries
-    FROM missing m
-    WHERE m.id NOT IN (SELECT i.id FROM inserted i)
-      AND (m.wanted OR (tries < 3 AND m.method NOT IN ('GET', 'HEAD', 'OPTIONS', 'TRACE')))
-  )
-  SELECT ARRAY(SELECT c.id FROM completed c UNION ALL SELECT i.id FROM inserted i) INTO written;
+  -- Most only read, and have no row. They are inserted as if that were certain, which costs half; if one has a row all the same that is not
+  -- seen here, everything is done again carefully. NOT IN hashes its list; a join of these would be planned for few rows and take quadratic
+  -- time. The settings are for plans that a session made while the table was empty: they must not scan it for ever.
+  LOOP
+    BEGIN
+      PERFORM set_config('lock_timeout', CASE WHEN careful THEN '0' ELSE '10ms' END, true);
+      WITH e AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
+          agent text, started timestamptz, headers jsonb, cause uuid, status int, bytes bigint, duration bigint, mode int)
+      ), awaited AS MATERIALIZED ( -- reads that changed something; their rows began when they did, or later
+        SELECT q.id FROM pubsubpull.request q
+        WHERE q.started >= (SELECT min(e.started) FROM e) AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}'))
+      ), plain AS (
+        INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
+        SELECT e.id, e.method, e.host, e.path, e.query, e."user", e.remote, e.agent, e.started, e.headers, e.cause, e.status, e.bytes,
+               e.duration * interval '1 microsecond'
+        FROM e WHERE NOT careful AND e.mode = 2 AND e.method = ANY ('{GET,HEAD,OPTIONS}') AND e.id NOT IN (SELECT a.id FROM awaited a)
+        RETURNING id
+      ), r AS MATERIALIZED (
+        SELECT e.* FROM e
+        WHERE careful OR NOT (e.mode = 2 AND coalesce(e.method = ANY ('{GET,HEAD,OPTIONS}'), false)) OR e.id IN (SELECT a.id FROM awaited a)
+      ), completed AS ( -- what httpd says counts, also where the session's own word was there before
+        UPDATE pubsubpull.request q
+        SET method = r.method, host = r.host, path = r.path, query = r.query, "user" = r."user", remote = r.remote, agent = r.agent,
+            started = r.started, headers = r.headers, cause = r.cause, status = r.status, bytes = r.bytes, duration = r.duration * interval '1 microsecond',
+            claimed = NULL
+        FROM r WHERE q.id = r.id RETURNING q.id
+      ), missing AS MATERIALIZED (
+        SELECT r.*, r.mode = 2 OR tries > 0 AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id) AS wanted
+        FROM r WHERE r.id NOT IN (SELECT c.id FROM completed c)
+      ), inserted AS (
+        INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
+        SELECT m.id, m.method, m.host, m.path, m.query, m."user", m.remote, m.agent, m.started, m.headers, m.cause, m.status, m.bytes,
+               m.duration * interval '1 microsecond'
+        FROM missing m WHERE m.wanted AND pg_try_advisory_xact_lock(hashtextextended(m.id::text, 0))
+        ON CONFLICT (id) DO NOTHING RETURNING id
+      ), late AS (
+        INSERT INTO pubsubpull.request_late (record, tries, try_at)
+        SELECT to_jsonb(m), tries + 1, clock_timestamp() + interval '1 second' * 8 ^ tries
+        FROM missing m
+        WHERE m.id NOT IN (SELECT i.id FROM inserted i)
+          AND (m.wanted OR (tries < 3 AND m.method NOT IN ('GET', 'HEAD', 'OPTIONS', 'TRACE')))
+      )
+      SELECT ARRAY(SELECT f.id FROM plain f UNION ALL SELECT c.id FROM completed c UNION ALL SELECT i.id FROM inserted i) INTO written;
+      EXIT;
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+      IF careful THEN
+        RAISE;
+      END IF;
+      careful := true;
+    END;
+  END LOOP;
   IF EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL) THEN
     PERFORM pubsubpull.log_calls(written);
   END IF;

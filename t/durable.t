@@ -142,11 +142,42 @@ wait_until { $httpd->post('/must/z', {})->status == 204 } 15, 'it to be back';
 $service->reply(match => '^/slow', status => 200, delay => 1.5);
 my @clients = map { my $i = $_; my $p = fork // die $!; if (!$p) { $httpd->get("/svc/slow-$i"); require POSIX; POSIX::_exit(0) } $p } 1 .. 5;
 $service->wait_for(5, 10, qr{^/slow});
-my $parent = $httpd->pid;
 $pid = $httpd->notifier_pid;
 $httpd->stop('WINCH');
 waitpid $_, 0 for @clients;
 is($pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.request WHERE path LIKE '/svc/slow-%' AND status = 200}), 5, 'requests that ended during a graceful stop are recorded');
-$httpd->expect_log(qr/PSP0403|PSP0410|PSP0427|PSP0412|AH\d+|PSP042[01]/);
+
+# httpd ends while the database is slow, and while it is away
+$httpd->launch;
+wait_until { $httpd->put('/must/z', {})->status == 204 } 10, 'the notifier to be there';
+$lock = lock_requests();
+$n = load('/ends', 2, 1, 100);
+wait_until { $pg->sql([user => 'postgres'], q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_requests%' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
+$slow = fork // die $!;
+if (!$slow) {    # the notifier is told to leave when it is the last one
+    my ($notifier) = $httpd->notifier_pids;
+    wait_until { `pgrep -P @{[$httpd->pid]}` eq "$notifier\n" } 10, 'the workers to be gone';
+    sleep 0.6;
+    $lock->{InactiveDestroy} = 0;
+    $lock->rollback;
+    require POSIX;
+    POSIX::_exit(0);
+}
+$lock->{InactiveDestroy} = 1;
+undef $lock;
+$httpd->stop;
+waitpid $slow, 0;
+is(count('/ends'), $n, 'the notifier waits a moment for the database when httpd ends');
+$httpd->launch;
+wait_until { $httpd->put('/must/z', {})->status == 204 } 10, 'the notifier to be there';
+$pg->stop('immediate');
+wait_until { $httpd->post('/must/z', {})->status == 503 } 10, 'the database to be missed';
+$n = load('/lost', 2, 1, 100);
+$httpd->stop;
+my ($lost) = $httpd->log =~ /PSP0335: (\d+) records/;
+cmp_ok($lost // 0, '>=', $n, 'what is lost when httpd ends is counted');
+cmp_ok($lost // 0, '<', $n + 20, 'and nothing else');
+$pg->launch;
+$httpd->expect_log(qr/PSP0335|PSP0403|PSP0410|PSP0427|PSP0412|AH\d+|PSP042[01]/);
 unlike($httpd->log, qr/PSP0420|PSP0102|PSP0421/, 'no record was dropped or refused');
 finish;

@@ -9,10 +9,11 @@
 
 #include "core/json.h"
 
-/* One member, ready to be written: first all are escaped, then it is decided which fit. */
+/* One member. When all do not fit the largest that may go is left out, and all are written again. */
 typedef struct member_t {
-    const char *text;  /* "name":value, or NULL: left out */
-    apr_size_t length; /* with the comma */
+    const char *name;
+    const char *value; /* NULL: left out */
+    apr_size_t length; /* of both as they were written */
     enum { FIXED, OPTIONAL, HEADER } kind;
 } member_t;
 
@@ -20,35 +21,58 @@ typedef struct member_t {
  * may go as well. */
 #define METHOD_KEPT 512
 
-static const char open_headers[] = ",\"headers\":{";
+#define MEMBERS 9 /* without headers */
+#define USUAL 511 /* bytes that most envelopes do not exceed */
 
 static void add(apr_array_header_t *members, int kind, const char *name, const char *value)
 {
     member_t *m;
-    psp_json_t *j;
 
     if (!value) {
         return;
     }
-    j = psp_json_make(members->pool, strlen(name) + strlen(value) + 5);
-    psp_json_string(j, name);
-    psp_json_raw(j, ":");
-    psp_json_string(j, value);
     m = apr_array_push(members);
     m->kind = kind;
-    m->text = psp_json_text(j);
-    m->length = psp_json_length(j) + 1;
+    m->name = name;
+    m->value = value;
 }
 
+/* So many digits, the last ones of number; returns what follows them. */
+static char *digits(char *to, int count, int number)
+{
+    int i;
+
+    for (i = count - 1; i >= 0; i--) {
+        to[i] = (char)('0' + number % 10);
+        number /= 10;
+    }
+    return to + count;
+}
+
+/* By hand, as each request has one and printf takes longer than all the rest. */
 static const char *timestamp(apr_pool_t *p, apr_time_t when)
 {
     apr_time_exp_t t;
+    char *text = apr_palloc(p, sizeof "1970-01-01T00:00:00.000000Z"), *to;
 
-    if (apr_time_exp_gmt(&t, when) != APR_SUCCESS) {
+    if (apr_time_exp_gmt(&t, when) != APR_SUCCESS || t.tm_year < 0 || t.tm_year > 8099) {
         return "1970-01-01T00:00:00.000000Z"; /* must be valid to SQL whatever the clock says */
     }
-    return apr_psprintf(p, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", t.tm_year + 1900, t.tm_mon + 1,
-                        t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec, t.tm_usec);
+    to = digits(text, 4, t.tm_year + 1900);
+    *to++ = '-';
+    to = digits(to, 2, t.tm_mon + 1);
+    *to++ = '-';
+    to = digits(to, 2, t.tm_mday);
+    *to++ = 'T';
+    to = digits(to, 2, t.tm_hour);
+    *to++ = ':';
+    to = digits(to, 2, t.tm_min);
+    *to++ = ':';
+    to = digits(to, 2, t.tm_sec);
+    *to++ = '.';
+    to = digits(to, 6, t.tm_usec);
+    memcpy(to, "Z", 2);
+    return text;
 }
 
 /* Fields sent twice become one member, joined as HTTP joins them, for JSON names have to be unique.
@@ -79,7 +103,7 @@ static void add_headers(apr_array_header_t *members, const apr_table_t *headers)
 
 static apr_array_header_t *collect(apr_pool_t *p, const psp_request_t *r)
 {
-    apr_array_header_t *members = apr_array_make(p, 16, sizeof(member_t));
+    apr_array_header_t *members = apr_array_make(p, MEMBERS, sizeof(member_t));
     int long_method = r->method && strlen(r->method) > METHOD_KEPT;
 
     add(members, FIXED, "id", r->id);
@@ -98,59 +122,51 @@ static apr_array_header_t *collect(apr_pool_t *p, const psp_request_t *r)
     return members;
 }
 
-/* Length of the whole, and the largest member that may go. */
-static apr_size_t measure(const apr_array_header_t *members, member_t **largest)
+/* All that is not left out. Returns the largest member that may go. */
+static member_t *write_members(psp_json_t *j, const apr_array_header_t *members)
 {
-    apr_size_t total = 1; /* two braces less the first comma */
-    int headers = 0;
-    int i;
-
-    *largest = NULL;
-    for (i = 0; i < members->nelts; i++) {
-        member_t *m = &APR_ARRAY_IDX(members, i, member_t);
-
-        if (!m->text) {
-            continue;
-        }
-        total += m->length;
-        headers += m->kind == HEADER;
-        if (m->kind != FIXED && (!*largest || m->length > (*largest)->length)) {
-            *largest = m;
-        }
-    }
-    /* the first header has no comma, but the list has a closing brace */
-    return headers ? total + sizeof open_headers - 1 : total;
-}
-
-const char *psp_envelope(apr_pool_t *p, const psp_request_t *request)
-{
-    apr_array_header_t *members = collect(p, request);
-    apr_size_t total;
-    member_t *largest;
-    psp_json_t *j;
+    member_t *largest = NULL;
     int in_headers = 0;
     int i;
 
-    while ((total = measure(members, &largest)) + request->reserved > PSP_ENVELOPE_MAX && largest) {
-        largest->text = NULL;
-    }
-    j = psp_json_make(p, total);
     for (i = 0; i < members->nelts; i++) {
-        const member_t *m = &APR_ARRAY_IDX(members, i, member_t);
+        member_t *m = &APR_ARRAY_IDX(members, i, member_t);
+        apr_size_t before;
 
-        if (!m->text) {
+        if (!m->value) {
             continue;
         }
         if (m->kind == HEADER && !in_headers) {
-            psp_json_raw(j, open_headers);
+            psp_json_raw(j, ",\"headers\":{");
             in_headers = 1;
         }
         else {
             psp_json_raw(j, i == 0 ? "{" : ",");
         }
-        psp_json_raw(j, m->text);
+        before = psp_json_length(j);
+        psp_json_string(j, m->name);
+        psp_json_raw(j, ":");
+        psp_json_string(j, m->value);
+        m->length = psp_json_length(j) - before;
+        if (m->kind != FIXED && (!largest || m->length > largest->length)) {
+            largest = m;
+        }
     }
     psp_json_raw(j, in_headers ? "}}" : "}");
+    return largest;
+}
+
+const char *psp_envelope(apr_pool_t *p, const psp_request_t *request)
+{
+    apr_array_header_t *members = collect(p, request);
+    psp_json_t *j = psp_json_make(p, USUAL);
+    member_t *largest = write_members(j, members);
+
+    while (psp_json_length(j) + request->reserved > PSP_ENVELOPE_MAX && largest) {
+        largest->value = NULL;
+        psp_json_truncate(j, 0);
+        largest = write_members(j, members);
+    }
     return psp_json_text(j);
 }
 

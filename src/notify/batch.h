@@ -37,7 +37,7 @@ struct psp_records_t {
     apr_size_t reads_bytes;
     psp_batch_t *asked; /* the database is asked about these */
     int woken;          /* the flag of the ring is set: nobody will write to the pipe */
-    apr_int64_t look_at;
+    apr_int64_t look_at, look_unwoken_at, looked_at;
     psp_batch_t *first, *last; /* last is being filled unless it is full */
     apr_size_t bytes;
     psp_batch_t *calling; /* being written */

@@ -28,7 +28,8 @@ APLOG_USE_MODULE(pubsubpull);
 #define LEAVE_WIRE apr_time_from_msec(90)  /* for requests on the wire to end */
 #define LEAVE_SAVE apr_time_from_msec(115) /* for records and results; then leases are given back */
 #define LEAVE_ALL apr_time_from_msec(145)
-#define ROUNDS 8 /* of sending in one turn */
+#define LEAVE_END apr_time_from_sec(2) /* for records that would be lost with httpd */
+#define ROUNDS 8                       /* of sending in one turn */
 #define TURN_MAX apr_time_from_sec(1)
 
 enum { SIGNALS, WAKE, WIRES, DB, RECORDS_DB, FILES };
@@ -285,8 +286,15 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_share_step(c);
 }
 
+/* Whether it is worth to stay: nobody comes after us, and there is a database as far as is known. */
+static int may_save(const psp_child_t *c, int ending, apr_int64_t spent)
+{
+    return ending && spent < LEAVE_END && !psp_gate_away(c) && !psp_records_spooling(c) &&
+           !psp_records_clean(c);
+}
+
 /* Finish what can be finished soon; httpd waits for us. */
-static void leave(psp_child_t *c, struct pollfd *files)
+static void leave(psp_child_t *c, struct pollfd *files, int ending)
 {
     apr_int64_t began = psp_mono();
     int released = 0;
@@ -306,14 +314,16 @@ static void leave(psp_child_t *c, struct pollfd *files)
             released = 1;
             psp_session_step(c->records_db, psp_mono());
         }
-        if (spent > LEAVE_ALL || !psp_gate_open(c) ||
-            (released && psp_session_idle(c->db) && psp_session_idle(c->records_db))) {
+        if (!may_save(c, ending, spent) &&
+            (spent > LEAVE_ALL || !psp_gate_open(c) ||
+             (released && psp_session_idle(c->db) && psp_session_idle(c->records_db)))) {
             return;
         }
         psp_child_want(c, began +
                               (spent < LEAVE_WIRE   ? LEAVE_WIRE
                                : spent < LEAVE_SAVE ? LEAVE_SAVE
-                                                    : LEAVE_ALL) +
+                               : spent < LEAVE_ALL  ? LEAVE_ALL
+                                                    : LEAVE_END) +
                               1000);
     }
 }
@@ -326,12 +336,15 @@ static void run(psp_child_t *c, pid_t parent)
         [WIRES] = {psp_sockets_fd(c->sockets), POLLIN, 0},
     };
 
+    int ending;
+
     c->next = c->now;
     while (!files[SIGNALS].revents && getppid() == parent) {
         turn(c, files);
     }
-    leave(c, files);
-    psp_records_leave(c);
+    ending = psp_record_ending() || getppid() != parent;
+    leave(c, files, ending);
+    psp_records_leave(c, ending);
 }
 
 /* The end is always _exit: the pools hold the parent's cleanups too, and curl's would wait for name servers. */
@@ -344,7 +357,7 @@ void psp_child_run(const psp_start_t *start, apr_pool_t *p)
                      "PSP0405: the notifier cannot set itself up");
         _exit(1);
     }
-    if (told_to_stop(start->delay)) {
+    if (told_to_stop(start->delay) && !psp_record_ending()) {
         _exit(0);
     }
     c = make(start, p);

@@ -26,8 +26,9 @@ APLOG_USE_MODULE(pubsubpull);
 #define READS_MAX (16 * PSP_RECORDS_BYTES)
 #define DRAIN_MAX 4000               /* records in one turn of the loop */
 #define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
-#define QUICK apr_time_from_msec(1)  /* between looks after a request that may have changed data */
-#define SLOW apr_time_from_msec(5)   /* after others */
+#define SOONEST apr_time_from_msec(10) /* the same while many come */
+#define QUICK apr_time_from_msec(1) /* between looks after a request that may have changed data */
+#define SLOW apr_time_from_msec(5)  /* after others */
 #define RETRY apr_time_from_msec(200)
 #define REPORT apr_time_from_sec(60) /* between log lines about dropped records */
 
@@ -123,6 +124,15 @@ static void append(psp_child_t *c, const psp_record_header_t *h, const char *env
     c->records->bytes += reads ? 0 : b->length - before;
 }
 
+/* When to look next if nobody wakes us: a batch at a time rather than many at once, for who is served meanwhile shares
+ * the processors with the database. */
+static apr_int64_t pause_after(apr_int64_t passed, int n)
+{
+    apr_int64_t pause = n > 0 ? passed * PSP_RECORDS_COUNT / n : LOOK;
+
+    return pause < SOONEST ? SOONEST : pause > LOOK ? LOOK : pause;
+}
+
 static void drain(psp_child_t *c)
 {
     static char buffer[PSP_RING_RECORD_MAX + 1];
@@ -150,6 +160,8 @@ static void drain(psp_child_t *c)
         psp_records_free_ring(r); /* what was given up by its writer */
     }
     r->look_at = c->now + (n == DRAIN_MAX ? 0 : changes ? QUICK : SLOW);
+    r->look_unwoken_at = c->now + pause_after(c->now - r->looked_at, n);
+    r->looked_at = c->now;
     if (changes || (r->woken && n == 0)) {
         psp_feed_wake(c);
     }
@@ -168,10 +180,10 @@ static void look(psp_child_t *c)
         drain(c);
         r->woken = 0;
     }
-    else if (c->stopping || c->now >= r->look_at + LOOK) {
+    else if (c->stopping || c->now >= r->look_unwoken_at) {
         drain(c);
     }
-    psp_child_want(c, r->woken ? r->look_at : r->look_at + LOOK);
+    psp_child_want(c, r->woken ? r->look_at : r->look_unwoken_at);
 }
 
 /* --- To the database --- */
@@ -275,17 +287,21 @@ int psp_records_clean(const psp_child_t *c)
     return !c->records->first && !c->records->reads && !c->records->asked;
 }
 
-void psp_records_leave(psp_child_t *c)
+int psp_records_spooling(const psp_child_t *c)
+{
+    return psp_spool_room(c->records->spool, PSP_RECORDS_BYTES);
+}
+
+void psp_records_leave(psp_child_t *c, int ending)
 {
     psp_records_t *r = c->records;
-
-    apr_uint64_t before;
+    apr_uint64_t before, lost;
 
     psp_records_push_all(r, &r->asked);
     psp_records_push_all(r, &r->reads);
     do { /* httpd may be stopping, and the ring goes with it */
         before = r->at;
-        if (psp_spool_room(r->spool, PSP_RECORDS_BYTES)) {
+        if (psp_records_spooling(c)) {
             drain(c);
             psp_records_relieve(c);
         }
@@ -294,6 +310,12 @@ void psp_records_leave(psp_child_t *c)
     psp_records_give_back(r);
     r->report_at = 0;
     report(c);
+    if (ending && (lost = psp_ring_waiting(r->ring)) > 0) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, APR_EGENERAL, c->server,
+                     "PSP0335: %" APR_UINT64_T_FMT " records of requests at most are lost, httpd "
+                     "ends before the database has taken them",
+                     lost);
+    }
 }
 
 static void answered(void *baton, const psp_result_t *result, const psp_rows_t *rows)
@@ -368,7 +390,7 @@ void psp_records_step(psp_child_t *c)
     look(c);
     psp_records_relieve_if(c);
     psp_spool_step(c, r->spool);
-    psp_record_say(psp_gate_open(c) || psp_spool_room(r->spool, PSP_RECORDS_BYTES));
+    psp_record_say(psp_gate_open(c) || psp_records_spooling(c));
     report(c);
     if (!psp_gate_open(c) || !psp_session_ready(c->records_db)) {
         return;

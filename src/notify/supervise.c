@@ -156,15 +156,15 @@ static void on_child(int reason, void *data, int status)
             restart(k, reason == APR_OC_REASON_DEATH ? status : 0);
         }
         break;
-    case APR_OC_REASON_RESTART: /* httpd stops or restarts; all workers are gone */
-        apr_proc_other_child_unregister(k);
-        break;
-    case APR_OC_REASON_UNREGISTER: /* pconf is being cleared: the sooner it knows the better */
+    case APR_OC_REASON_UNREGISTER: /* pconf is being cleared, all workers are gone: does httpd end? */
         if (k->alive) {
+            if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING) {
+                psp_record_end();
+            }
             (void)kill(k->proc.pid, SIGTERM); /* not reaped yet, so it is still ours */
         }
         break;
-    default:
+    default: /* nor at APR_OC_REASON_RESTART, when that is not known yet */
         break;
     }
 }

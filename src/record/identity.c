@@ -100,14 +100,22 @@ static const apr_table_t *captured(const request_rec *r, apr_pool_t *p)
 /* The trace is the request's own; the span is httpd's. */
 static const char *make_traceparent(const char *id, apr_pool_t *p)
 {
-    char trace[PSP_TRACE_LENGTH + 1];
+    static const char digits[] = "0123456789abcdef";
+    char *made = apr_palloc(p, 56), *to = made + 3 + PSP_TRACE_LENGTH;
     apr_uint64_t span = 0;
+    int i;
 
-    psp_record_trace(trace, id);
     while (!span) {
         ap_random_insecure_bytes(&span, sizeof(span));
     }
-    return apr_psprintf(p, "00-%s-%016" APR_UINT64_T_HEX_FMT "-01", trace, span);
+    memcpy(made, "00-", 3);
+    psp_record_trace(made + 3, id);
+    *to++ = '-';
+    for (i = 60; i >= 0; i -= 4) {
+        *to++ = digits[span >> i & 15];
+    }
+    memcpy(to, "-01", 4);
+    return made;
 }
 
 psp_identity_t *psp_identity_make(request_rec *r)

@@ -28,12 +28,13 @@ APLOG_USE_MODULE(pubsubpull);
 
 /* Names the layout of queue_t, psp_ring_t and psp_record_header_t: change it when one of them
  * changes, for a new version of the module finds the queue of the old one after a restart. */
-#define QUEUE_KEY "mod_pubsubpull queue 2"
+#define QUEUE_KEY "mod_pubsubpull queue 3"
 
 /* What the child lets workers know, in shared memory. */
 typedef struct board_t {
     _Atomic apr_int64_t said_at; /* monotonic microseconds */
     atomic_int can_keep; /* records can be put where they survive: the database, or the disk */
+    atomic_int ending;   /* httpd ends, and what is in the queue with it */
 } board_t;
 
 typedef struct queue_t {
@@ -164,6 +165,18 @@ int psp_record_possible(void)
     return queue && atomic_load(&queue->board->can_keep) &&
            monotonic() - atomic_load(&queue->board->said_at) < SILENT &&
            psp_ring_fill(queue->ring) < ALMOST_FULL;
+}
+
+void psp_record_end(void)
+{
+    if (queue) {
+        atomic_store(&queue->board->ending, 1);
+    }
+}
+
+int psp_record_ending(void)
+{
+    return queue && atomic_load(&queue->board->ending);
 }
 
 void psp_queue_register_hooks(apr_pool_t *p)

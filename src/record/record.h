@@ -24,6 +24,10 @@ int psp_record_wake_fd(void);
  * at least. */
 void psp_record_say(int can_keep);
 
+/** httpd's parent says that it ends, and that nobody will read the queue after this child. */
+void psp_record_end(void);
+int psp_record_ending(void);
+
 /** Whether the record of a request that comes now would be kept (PubSubPullRequired). */
 int psp_record_possible(void);
 

@@ -137,18 +137,18 @@ sub requests_are_recorded {
     none('the request of a change is recorded', @without, map { "$_ is no request" } grep { !$row{$_} } sort keys %changes);
     none('and is its own', @wrong);
     my $dropped = 0;
-    $dropped += $_ for map { $_->log =~ /PSP(?:0102|0420): (\d+) records/g } @{ $self->{servers} };
+    $dropped += $_ for map { $_->log =~ /PSP(?:0102|0335|0420): (\d+) records/g } @{ $self->{servers} };
     my $explained = grep { $self->excused($_) } @ends;
     none("the ends of $n requests are recorded, but " . @ends . " of which $explained ended just before a notifier was killed, and $dropped are counted as dropped",
         @ends - $explained > $dropped ? map { sprintf '%.3f', $_ } grep { !$self->excused($_) } @ends : ());
     return;
 }
 
-# httpd's child keeps records in memory for 20 ms, or while the database is away: a kill takes these along, and so does the end of httpd.
+# httpd's child keeps records in memory for 20 ms, or while the database is away: a kill takes these along. The end of httpd counts them.
 sub excused {
     my ($self, $time) = @_;
     my @faults = @{ $self->{faults} };
-    for my $kill (grep { $_->{name} =~ /^(?:notifier_killed|server_restarted)/ } @faults) {
+    for my $kill (grep { $_->{name} =~ /^notifier_killed/ } @faults) {
         next if $time > $kill->{to} + 0.1;
         my $from = $kill->{from} - 1;
         for my $f (reverse grep { $_->{name} =~ /^(?:backend|database|notifier_stopped|table)/ && $_->{to} <= $kill->{to} } @faults) {
