@@ -19,9 +19,6 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'whole_since') THEN
     ALTER TABLE pubsubpull.published ADD whole_since xid8, ADD interrupted boolean NOT NULL DEFAULT false;
   END IF;
-  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pubsubpull.published'::regclass AND attname = 'warned_at') THEN
-    ALTER TABLE pubsubpull.published ADD warned_at timestamptz;
-  END IF;
 END $$;
 CREATE UNIQUE INDEX IF NOT EXISTS published_relation ON pubsubpull.published ((relation::oid));
 COMMENT ON TABLE pubsubpull.published IS 'Tables whose changes are logged, or were until unpublished_at';
@@ -31,8 +28,14 @@ COMMENT ON COLUMN pubsubpull.published.exclude IS 'Numbers (attnum) of columns t
 COMMENT ON COLUMN pubsubpull.published.slot IS 'Number of the table change_… that its trigger functions write to';
 COMMENT ON COLUMN pubsubpull.published.whole_since IS 'The transaction that published it last: what was changed before may be missing in the log';
 COMMENT ON COLUMN pubsubpull.published.interrupted IS 'It was published before that, and not for a time in between';
-COMMENT ON COLUMN pubsubpull.published.warned_at IS 'When it was last said that its triggers are disabled or gone';
 COMMENT ON COLUMN pubsubpull.published.row_level IS 'Logged row by row: partitions and inheritance, where statement triggers do not see all';
+
+-- Not a column, for adding one would lock out notifiers during an upgrade.
+CREATE TABLE IF NOT EXISTS pubsubpull.warned (
+  table_id int PRIMARY KEY,
+  at       timestamptz NOT NULL
+);
+COMMENT ON TABLE pubsubpull.warned IS 'When it was last said that the triggers of a published table are disabled or gone';
 
 -- Ids are drawn while the row is locked, so that they are in commit order for one key; never cache them.
 CREATE SEQUENCE IF NOT EXISTS pubsubpull.change_id CACHE 1;

@@ -362,9 +362,11 @@ BEGIN
   FOR name IN
     WITH w AS (
       SELECT q.id, x.names FROM pubsubpull.published q CROSS JOIN LATERAL (SELECT pubsubpull.silent(q) AS names) x
-      WHERE x.names IS NOT NULL AND to_regclass(pubsubpull.table_name(q.relation)) IS NOT NULL AND coalesce(q.warned_at < clock_timestamp() - interval '1 hour', true) FOR NO KEY UPDATE OF q SKIP LOCKED),
-    told AS (UPDATE pubsubpull.published q SET warned_at = clock_timestamp() FROM w WHERE q.id = w.id)
-    SELECT w.names FROM w ORDER BY 1
+      WHERE x.names IS NOT NULL AND pubsubpull.table_name(q.relation) IS NOT NULL),
+    told AS (
+      INSERT INTO pubsubpull.warned AS t (table_id, at) SELECT w.id, clock_timestamp() FROM w
+      ON CONFLICT (table_id) DO UPDATE SET at = excluded.at WHERE t.at < clock_timestamp() - interval '1 hour' RETURNING t.table_id)
+    SELECT w.names FROM w JOIN told ON told.table_id = w.id ORDER BY 1
   LOOP
     RETURN NEXT;
   END LOOP;

@@ -38,9 +38,9 @@ def follow(way):                         # returns the URL to go on with, and wh
     page = json.load(get(changes + ('&wait=5' if way == 'poll' else '')))
     for change in page['changes']: apply(change)
     return page['next'].replace('&wait=5', ''), page['more'] or way == 'poll'
-def stop(*_):                            # catches up and says what is there
-    global changes
-    more = True
+def stop(*_):                            # catches up, from the start if it was just there, and says what is there
+    global copy, changes
+    (copy, changes), more = (copy, changes) if changes else start(f'{table}/rows/'), True
     while more: changes, more = follow('pages')
     sys.exit(json.dump(list(copy.values()), open(file, 'w')))
 signal.signal(signal.SIGTERM, stop)
