@@ -101,5 +101,5 @@ for my $forged ('x', '{', '{}', '{"id":1}', '{"id":"nonsense-and-more-than-thirt
     ok(eval { $pg->sql('UPDATE t SET n = n + 1 WHERE id = 1000'); 1 }, "nonsense in the setting breaks nothing: $forged") or diag $@;
     is(admin('SELECT request FROM pubsubpull.change WHERE id > $1', $before), undef, 'and is no request');
 }
-$httpd->expect_log(qr/PSP0304|PSP041[456]|PSP0301/);
+$httpd->expect_log(qr/PSP0304|PSP041[456]|PSP0301|PSP0335/);
 finish;
