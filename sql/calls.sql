@@ -249,7 +249,9 @@ BEGIN
     CONTINUE WHEN error = '';
     body := concat(body, ',"subscription":', to_json(s.name), ',"cursor":',
                    CASE WHEN head = '' OR c.id < 0 THEN 'null' ELSE (SELECT to_json(pubsubpull.cursor_text(head, c.id, l.secret))::text FROM pubsubpull.log l) END, '}');
-    IF s.format = 'cloudevents' THEN
+    IF octet_length(body) > 32000000 THEN
+      PERFORM pubsubpull.too_large();
+    ELSIF s.format = 'cloudevents' THEN
       body := concat('{"specversion":"1.0","id":"psp_', s.id, '_', c.id, '","source":', to_json(s.base || '/requests/'), ',"type":"pubsubpull.request","subject":"', r.id,
                      '","time":', to_json(r.started + r.duration), ',"datacontenttype":"application/json","data":', body, '}');
     END IF;

@@ -44,6 +44,14 @@ CREATE TYPE pubsubpull.event AS (subscription int, change bigint, key text, barr
 COMMENT ON TYPE pubsubpull.event IS 'One PUT to be made: key as in URLs, barrier: ordered with everything, body: JSON, deletes: to be made with DELETE, request: what caused it; error: it cannot be made, and why';
 
 -- The events of a page of changes for some subscriptions. head and secret make the cursor behind each change.
+CREATE OR REPLACE FUNCTION pubsubpull.too_large() RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded',
+    MESSAGE = 'it is larger than 32 MB: leave out what is large with "columns" in the subscription, or with "exclude" of the table';
+END $$;
+COMMENT ON FUNCTION pubsubpull.too_large() IS 'Raised for a notification that no receiver could be expected to take.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.events(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
 LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET jit = off AS $$
 BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
@@ -60,6 +68,7 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
          concat(CASE WHEN x.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', x.subscription, '_', x.id, '","source":', x.source_json, ',"type":"pubsubpull.',
                        pubsubpull.change_type(x.type), '"', ',"subject":"' || x.key || '"', ',"time":', to_json(x.at), ',"datacontenttype":"application/json","data":') END,
                 pubsubpull.change_json(x.id, x.type, x.at, x.key, x.old_shown, x.new_shown, x.request, x.channel, x.table_json, x.url, x.table_key, x.plain, x.whole, x.unattributed),
+                CASE WHEN coalesce(octet_length(x.old_shown::text), 0) + coalesce(octet_length(x.new_shown::text), 0) > 32000000 THEN pubsubpull.too_large() END,
                 ',"subscription":', x.name_json, ',"cursor":', CASE WHEN head = '' OR x.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, x.id, x.secret), '"') END,
                 '}', CASE WHEN x.source_json IS NOT NULL THEN '}' END),
          x.deletes AND x.type = 'D', x.request, CASE WHEN x."when" IS NOT NULL THEN '"when" ' || pubsubpull.rejects(x.c, x.columns, x."when") END
@@ -82,24 +91,25 @@ COMMENT ON FUNCTION pubsubpull.events(pubsubpull.change[], int[], text) IS 'The 
 CREATE OR REPLACE FUNCTION pubsubpull.events_or_errors(page pubsubpull.change[], subscriptions int[], head text) RETURNS SETOF pubsubpull.event
 LANGUAGE plpgsql STABLE ROWS 500 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  c pubsubpull.change;
+  c pubsubpull.change := page[1];
+  id int;
 BEGIN
-  BEGIN
-    RETURN QUERY SELECT * FROM pubsubpull.events(page, subscriptions, head);
-    RETURN;
-  EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
-    NULL; -- one of them: it will be found out which
-  END;
-  FOREACH c IN ARRAY page LOOP
-    BEGIN
-      RETURN QUERY SELECT * FROM pubsubpull.events(ARRAY[c], subscriptions, head);
-    EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
-      RETURN QUERY SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL, NULL::text, false, c.request, 'the notification cannot be made: ' || SQLERRM
-        FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id
-          AND (c.type = ANY (s.types) OR c.type = 'R' OR c.type = 'Q' AND pubsubpull.fits_call(s.requests, (SELECT r FROM pubsubpull.request r WHERE r.id = c.request),
-                                                                                               ARRAY(SELECT json_array_elements_text(c.new->'tables')::int)));
-    END;
-  END LOOP;
+  RETURN QUERY SELECT * FROM pubsubpull.events(page, subscriptions, head);
+EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN -- one of them: it will be found out which
+  IF cardinality(page) > 1 THEN
+    FOREACH c IN ARRAY page LOOP
+      RETURN QUERY SELECT * FROM pubsubpull.events_or_errors(ARRAY[c], subscriptions, head);
+    END LOOP;
+  ELSIF cardinality(subscriptions) > 1 THEN
+    FOR id IN SELECT s.id FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id ORDER BY s.id LOOP
+      RETURN QUERY SELECT * FROM pubsubpull.events_or_errors(ARRAY[c], ARRAY[id], head);
+    END LOOP;
+  ELSE
+    RETURN QUERY SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL, NULL::text, false, c.request, 'the notification cannot be made: ' || SQLERRM
+      FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id
+        AND (c.type = ANY (s.types) OR c.type = 'R' OR c.type = 'Q' AND pubsubpull.fits_call(s.requests, (SELECT r FROM pubsubpull.request r WHERE r.id = c.request),
+                                                                                             ARRAY(SELECT json_array_elements_text(c.new->'tables')::int)));
+  END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.events_or_errors(pubsubpull.change[], int[], text) IS 'As events; those that cannot be made have an error, and no body.';
 
