@@ -107,7 +107,7 @@ $httpd->delete("$url/$_", @as) for qw(t ce mail);
 $receiver->forget;
 $psp->subscribe('odd', { callback => $receiver->url('/odd'), requests => { status => [404, '5xx'], path => ['/svc/all/**', '/none'] }, batch => 10, rate => 5 });
 my @ids = map { call("/svc/all/x/$_?status=" . (404 + $_), '', method => 'GET') } 0, 1, 99;
-$receiver->wait_for(1);
+wait_until { 2 <= map { @{ $_->json } } $receiver->requests } 10, 'two calls';
 settled('odd', 'what fits');
 is(join(' ', sort map { $_->{request}{id} } map { @{ $_->json } } $receiver->requests), join(' ', sort @ids[0, 2]), 'calls by their status, though they changed nothing');
 $httpd->delete("$url/odd", @as);
@@ -118,6 +118,7 @@ my @before = map { $_->[0] } @{ $pg->rows([user => 'pubsubpull'], q{SELECT id FR
 $receiver->reply(match => '^/all/', status => 500, times => 3);
 $psp->subscribe('all', { callback => $receiver->url('/all/{id}'), requests => { status => 200, path => '/svc/**' }, since => 'beginning', retry => { first => 1, max => 1 } });
 my @after = map { call('/svc/late', "UPDATE t SET v = v + 1 WHERE id = 1") } 1 .. 5;
+$receiver->wait_for(@before + @after + 3, 20);
 settled('all', 'old and new');
 my %times;
 $times{$_}++ for map { $_->json->{request}{id} } $receiver->requests;
@@ -141,16 +142,16 @@ is(join(' ', map { $_->json->{request}{id} } $receiver->requests(qr{^/f$})), $on
 $receiver->forget;
 $httpd->delete("$url/$_", @as) for qw(all fresh);
 $psp->subscribe('r', { callback => $receiver->url('/r/{id}'), requests => { path => '/svc/r/*' }, retry => { first => 1, max => 1 } });
-$receiver->reply(match => '^/r/', status => 500, times => 1);
-my @row1 = map { call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1') } 1;
-$receiver->wait_for(1);
+$receiver->reply(match => '^/r/', status => 503, headers => { 'Retry-After' => 2 }, times => 1);
+my @row1 = call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1');
+my $failure = wait_until { (grep { $_->{request} eq $row1[0] } @{ $httpd->get("$url/r/failures/", @as)->json->{failures} })[0] } 10, 'a failure';
+like($failure->{error}, qr/503/, 'the failure names the request');
 push @row1, call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1; UPDATE t SET v = 1 WHERE id = 2');
 my $row2 = call('/svc/r/2', 'UPDATE t SET v = v + 1 WHERE id = 2');
 $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, qq({"id":"$row1[0]","started":"2026-01-01T00:00:00Z"}));
 $pg->sql('UPDATE t SET v = -1 WHERE id = 100'); # a job that kept the identity
 $pg->sql(q{SELECT set_config('pubsubpull.request', '', false)});
-my ($failure) = grep { $_->{request} eq $row1[0] } @{ $httpd->get("$url/r/failures/", @as)->json->{failures} };
-like($failure->{error} // '', qr/500/, 'the failure names the request');
+$receiver->wait_for(4);
 settled('r', 'all of them');
 my @order = map { $_->json->{request}{id} } $receiver->requests;
 is(join(' ', map { my $x = $_; scalar grep { $_ eq $x } @order } @row1, $row2), '2 1 1', 'one failed once');
