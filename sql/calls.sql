@@ -67,7 +67,8 @@ BEGIN
     CASE WHEN d->'columns' IS NOT NULL THEN '"columns" does not go with "requests": a call is sent with the whole of each row it changed' END,
     CASE WHEN d->'on' IS NOT NULL AND table_id IS NULL THEN '"on" needs "table": it says which changes of that table a call must have made' END,
     CASE WHEN d->'latest' = 'true' THEN '"latest" does not go with "requests": each call is sent' END,
-    CASE WHEN d->>'delete' = 'DELETE' THEN '"delete" must be "PUT" with "requests"' END);
+    CASE WHEN d->>'delete' = 'DELETE' THEN '"delete" must be "PUT" with "requests"' END,
+    CASE WHEN length(r->>'path') > 2000 THEN '"requests.path" is longer than 2000 characters' END); -- each request is compared with it
   IF wrong <> '' THEN
     PERFORM pubsubpull.problem(422, 'bad-member', wrong || '.');
   END IF;

@@ -49,6 +49,7 @@ sub recorded { my ($id) = @_; return wait_until { admin('SELECT count(*) FROM pu
 for my $case (
     [{ method => 'post', paths => '/', status => '6xx', user => 7, host => [] }, qr/"requests.host" must be.*"requests.method" must be a method.*"requests.paths" is not known.*"requests.status" must be a status such as 404 or 5xx.*"requests.user"/],
     ['x', qr/"requests" must be an object/], [{ path => 'users' }, qr{"requests.path" must be a path such as /users/\*}], [{ status => [200, 'x'] }, qr/"requests.status"/],
+    [{ path => [map { '/' . 'x*' x 20 . $_ } 1 .. 99] }, qr/"requests.path" is longer than 2000/],
     [{}, qr/"columns" does not go.*"on" needs "table".*"latest".*"delete"/, columns => ['id'], on => ['insert'], latest => json('true'), delete => 'DELETE'],
     [{}, qr/\{name\}.*Known are \{id\}/, callback => 'http://h/{name}'], [{}, qr/\{table\}/, callback => 'http://h/{table}'], [{}, qr/variables of the key/, callback => 'http://h/{id}', batch => 2])
 {
