@@ -28,6 +28,9 @@ CREATE OR REPLACE FUNCTION pubsubpull.plain_path(path text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   plain text := path;
+  segment text;
+  kept text[] := '{}';
+  n int := 0;
 BEGIN
   IF position('%' IN plain) > 0 THEN
     BEGIN
@@ -36,14 +39,18 @@ BEGIN
       NULL; -- it is no text: as it was sent
     END;
   END IF;
-  IF plain ~ '//|/\.' THEN
-    plain := regexp_replace(plain, '/(?:/|\.(?=/|$))+', '/', 'g');
-    WHILE plain ~ '/\.\.(/|$)' LOOP
-      plain := regexp_replace(plain, '(?:/[^/]+)?/\.\.(?:/|$)', '/');
-    END LOOP;
-    plain := regexp_replace(plain, '/{2,}', '/', 'g');
+  IF plain !~ '//|/\.' THEN
+    RETURN plain;
   END IF;
-  RETURN plain;
+  FOREACH segment IN ARRAY string_to_array(plain, '/') LOOP
+    IF segment = '..' THEN
+      n := greatest(n - 1, 0);
+    ELSIF segment NOT IN ('', '.') THEN
+      n := n + 1;
+      kept[n] := segment;
+    END IF;
+  END LOOP;
+  RETURN concat('/', array_to_string(kept[:n], '/'), CASE WHEN n > 0 AND segment IN ('', '.', '..') THEN '/' END);
 END $$;
 COMMENT ON FUNCTION pubsubpull.plain_path(text) IS 'A request''s path decoded, without doubled slashes and dot segments.';
 
@@ -60,7 +67,8 @@ BEGIN
     CASE WHEN d->'columns' IS NOT NULL THEN '"columns" does not go with "requests": a call is sent with the whole of each row it changed' END,
     CASE WHEN d->'on' IS NOT NULL AND table_id IS NULL THEN '"on" needs "table": it says which changes of that table a call must have made' END,
     CASE WHEN d->'latest' = 'true' THEN '"latest" does not go with "requests": each call is sent' END,
-    CASE WHEN d->>'delete' = 'DELETE' THEN '"delete" must be "PUT" with "requests"' END);
+    CASE WHEN d->>'delete' = 'DELETE' THEN '"delete" must be "PUT" with "requests"' END,
+    CASE WHEN length(r->>'path') > 2000 THEN '"requests.path" is longer than 2000 characters' END); -- each request is compared with it
   IF wrong <> '' THEN
     PERFORM pubsubpull.problem(422, 'bad-member', wrong || '.');
   END IF;
@@ -98,9 +106,20 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN coalesce((rule->'method' IS NULL OR rule->'method' ? r.method) AND (rule->'status' IS NULL OR r.status::text ~ (rule->>'status'))
     AND (rule->'table' IS NULL OR (rule->>'table')::int = ANY (tables)) AND (rule->'user' IS NULL OR rule->'user' ? r."user")
-    AND (rule->'host' IS NULL OR rule->'host' ? lower(r.host)) AND (rule->'path' IS NULL OR pubsubpull.plain_path(r.path) ~ (rule->>'path')), false);
+    AND (rule->'host' IS NULL OR rule->'host' ? lower(r.host)) AND (rule->'path' IS NULL OR r.path ~ (rule->>'path')), false);
 END $$;
-COMMENT ON FUNCTION pubsubpull.fits_call(jsonb, pubsubpull.request, int[]) IS 'Whether a request that ended fits a rule. tables: in which it changed something.';
+COMMENT ON FUNCTION pubsubpull.fits_call(jsonb, pubsubpull.request, int[]) IS 'Whether a request, as call gives it, fits a rule. tables: in which it changed something.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.call(id uuid) RETURNS pubsubpull.request
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+  r pubsubpull.request;
+BEGIN
+  SELECT * INTO r FROM pubsubpull.request q WHERE q.id = call.id AND q.claimed IS NULL;
+  r.path := pubsubpull.plain_path(r.path);
+  RETURN r;
+END $$;
+COMMENT ON FUNCTION pubsubpull.call(uuid) IS 'A recorded request with its path made plain, to be compared with rules; all NULL when there is none.';
 
 -- --- Into the log ---
 
@@ -117,11 +136,13 @@ COMMENT ON FUNCTION pubsubpull.call_size(uuid) IS 'About how many bytes the noti
 CREATE OR REPLACE FUNCTION pubsubpull.ended_calls(ids uuid[], OUT request uuid, OUT lane text, OUT new json)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
+  id uuid;
   r pubsubpull.request;
   tables int[];
   first bigint;
 BEGIN
-  FOR r IN SELECT q.* FROM pubsubpull.request q WHERE q.id = ANY (ids) ORDER BY q.started + q.duration, q.id LOOP
+  FOR id IN SELECT q.id FROM pubsubpull.request q WHERE q.id = ANY (ids) ORDER BY q.started + q.duration, q.id LOOP
+    r := pubsubpull.call(id);
     CONTINUE WHEN NOT EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL AND pubsubpull.fits_call(s.requests - 'table', r, '{}'))
       OR EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = r.id AND c.table_id = 0); -- a record may come again after a crash
     SELECT array_agg(DISTINCT x.table_id), min(x.id) INTO tables, first
@@ -226,14 +247,13 @@ COMMENT ON FUNCTION pubsubpull.rejects_call(text, jsonpath) IS 'As rejects, for 
 CREATE OR REPLACE FUNCTION pubsubpull.call_events(c pubsubpull.change, subscriptions int[], head text) RETURNS SETOF pubsubpull.event
 LANGUAGE plpgsql STABLE ROWS 5 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off AS $$
 DECLARE
-  r pubsubpull.request;
+  r CONSTANT pubsubpull.request := pubsubpull.call(c.request);
   s pubsubpull.subscription;
   touched int[] := ARRAY(SELECT json_array_elements_text(c.new->'tables')::int);
   changes pubsubpull.change[];
   body text;
   error text;
 BEGIN
-  SELECT * INTO r FROM pubsubpull.request q WHERE q.id = c.request AND q.claimed IS NULL;
   IF r.id IS NULL THEN
     RETURN;
   ELSIF c.new IS NULL THEN

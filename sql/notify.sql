@@ -107,8 +107,7 @@ EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex
   ELSE
     RETURN QUERY SELECT s.id, c.id, c.key, c.key IS NULL OR c.old_key IS NOT NULL, NULL::text, false, c.request, 'the notification cannot be made: ' || SQLERRM
       FROM pubsubpull.subscription s WHERE s.id = ANY (subscriptions) AND s.table_id = c.table_id
-        AND (c.type = ANY (s.types) OR c.type = 'R' OR c.type = 'Q' AND pubsubpull.fits_call(s.requests, (SELECT r FROM pubsubpull.request r WHERE r.id = c.request),
-                                                                                             ARRAY(SELECT json_array_elements_text(c.new->'tables')::int)));
+        AND (c.type = ANY (s.types) OR c.type = 'R' OR c.type = 'Q' AND pubsubpull.fits_call(s.requests, pubsubpull.call(c.request), ARRAY(SELECT json_array_elements_text(c.new->'tables')::int)));
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.events_or_errors(pubsubpull.change[], int[], text) IS 'As events; those that cannot be made have an error, and no body.';

@@ -24,6 +24,24 @@ CREATE TABLE IF NOT EXISTS pubsubpull.request (
   duration interval,
   claimed  timestamptz
 ) WITH (fillfactor = 80);
+-- An upgrade that adds columns needs these tables to itself until it ends. Who works with them locks them in many orders: all are had at
+-- once, or none is held while the others go on.
+DO $$ BEGIN
+  IF to_regclass('pubsubpull.delivery') IS NOT NULL
+     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'cause' AND NOT a.attisdropped) THEN
+    FOR turn IN 1 .. 100 LOOP
+      BEGIN
+        SET LOCAL lock_timeout = '200ms';
+        LOCK TABLE pubsubpull.request, pubsubpull.request_late, pubsubpull.subscription, pubsubpull.delivery IN ACCESS EXCLUSIVE MODE;
+        SET LOCAL lock_timeout = '30s';
+        RETURN;
+      EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+        PERFORM pg_sleep(0.1);
+      END;
+    END LOOP;
+    RAISE lock_not_available USING MESSAGE = 'the tables of the schema pubsubpull are in use for too long', HINT = 'Try again when no long transaction is open that wrote to a published table.';
+  END IF;
+END $$;
 -- IF NOT EXISTS would lock out all writers before it looks.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'claimed' AND NOT a.attisdropped) THEN

@@ -154,7 +154,10 @@ BEGIN
         PERFORM pubsubpull.refuse_event(e), pubsubpull.promote(e.subscription, CASE WHEN NOT e.barrier THEN e.key END);
       ELSE
         subscription := e.subscription; change := e.change; key := e.key; body := e.body; attempts := d.attempts; barrier := e.barrier; deletes := e.deletes;
-        request := e.request; batch := d.batch; hops := (SELECT h.hops FROM pubsubpull.caused(ARRAY[e.request], 1000) h);
+        request := e.request; batch := d.batch; hops := NULL;
+        IF e.request IS NOT NULL THEN
+          hops := (SELECT h.hops FROM pubsubpull.caused(ARRAY[e.request], 1000) h);
+        END IF;
         RETURN NEXT;
       END IF;
     END LOOP;

@@ -49,6 +49,7 @@ sub recorded { my ($id) = @_; return wait_until { admin('SELECT count(*) FROM pu
 for my $case (
     [{ method => 'post', paths => '/', status => '6xx', user => 7, host => [] }, qr/"requests.host" must be.*"requests.method" must be a method.*"requests.paths" is not known.*"requests.status" must be a status such as 404 or 5xx.*"requests.user"/],
     ['x', qr/"requests" must be an object/], [{ path => 'users' }, qr{"requests.path" must be a path such as /users/\*}], [{ status => [200, 'x'] }, qr/"requests.status"/],
+    [{ path => [map { '/' . 'x*' x 20 . $_ } 1 .. 99] }, qr/"requests.path" is longer than 2000/],
     [{}, qr/"columns" does not go.*"on" needs "table".*"latest".*"delete"/, columns => ['id'], on => ['insert'], latest => json('true'), delete => 'DELETE'],
     [{}, qr/\{name\}.*Known are \{id\}/, callback => 'http://h/{name}'], [{}, qr/\{table\}/, callback => 'http://h/{table}'], [{}, qr/variables of the key/, callback => 'http://h/{id}', batch => 2])
 {
@@ -71,9 +72,10 @@ call('/svc/users/1/x', 'INSERT INTO u VALUES (2)');                    # another
 call('/svc/users/1', 'INSERT INTO u VALUES (3)', method => 'PUT');     # another method
 call('/svc/users/', 'SELECT 1');                                       # recorded only if it changes something
 my $last = call('/svc//x/%2E./us%65rs/7?x', 'INSERT INTO u VALUES (4)');
-my @got = $receiver->wait_for(2, 10);
+$receiver->wait_for(2, 10);
 settled('mail', 'nothing else');
-is(join(' ', map { $_->path } $receiver->requests), "/mail/$id /mail/$last", 'the calls that fit, whichever way the path was written');
+my @got = sort { $a->path cmp $b->path } $receiver->requests; # ids begin with the time
+is(join(' ', map { $_->path } @got), "/mail/$id /mail/$last", 'the calls that fit, whichever way the path was written');
 my $event = $got[0]->json;
 is(join(' ', map { "$_->{table} $_->{type}" } @{ $event->{changes} }), 'public.t insert public.t update public.u insert', 'with the rows in order');
 is(to_json($event->{changes}[1]{new}), '{"id":1,"v":6}', 'without excluded columns');
@@ -107,7 +109,7 @@ $httpd->delete("$url/$_", @as) for qw(t ce mail);
 $receiver->forget;
 $psp->subscribe('odd', { callback => $receiver->url('/odd'), requests => { status => [404, '5xx'], path => ['/svc/all/**', '/none'] }, batch => 10, rate => 5 });
 my @ids = map { call("/svc/all/x/$_?status=" . (404 + $_), '', method => 'GET') } 0, 1, 99;
-$receiver->wait_for(1);
+wait_until { 2 <= map { @{ $_->json } } $receiver->requests } 10, 'two calls';
 settled('odd', 'what fits');
 is(join(' ', sort map { $_->{request}{id} } map { @{ $_->json } } $receiver->requests), join(' ', sort @ids[0, 2]), 'calls by their status, though they changed nothing');
 $httpd->delete("$url/odd", @as);
@@ -118,6 +120,7 @@ my @before = map { $_->[0] } @{ $pg->rows([user => 'pubsubpull'], q{SELECT id FR
 $receiver->reply(match => '^/all/', status => 500, times => 3);
 $psp->subscribe('all', { callback => $receiver->url('/all/{id}'), requests => { status => 200, path => '/svc/**' }, since => 'beginning', retry => { first => 1, max => 1 } });
 my @after = map { call('/svc/late', "UPDATE t SET v = v + 1 WHERE id = 1") } 1 .. 5;
+$receiver->wait_for(@before + @after + 3, 20);
 settled('all', 'old and new');
 my %times;
 $times{$_}++ for map { $_->json->{request}{id} } $receiver->requests;
@@ -141,16 +144,16 @@ is(join(' ', map { $_->json->{request}{id} } $receiver->requests(qr{^/f$})), $on
 $receiver->forget;
 $httpd->delete("$url/$_", @as) for qw(all fresh);
 $psp->subscribe('r', { callback => $receiver->url('/r/{id}'), requests => { path => '/svc/r/*' }, retry => { first => 1, max => 1 } });
-$receiver->reply(match => '^/r/', status => 500, times => 1);
-my @row1 = map { call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1') } 1;
-$receiver->wait_for(1);
+$receiver->reply(match => '^/r/', status => 503, headers => { 'Retry-After' => 2 }, times => 1);
+my @row1 = call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1');
+my $failure = wait_until { (grep { $_->{request} eq $row1[0] } @{ $httpd->get("$url/r/failures/", @as)->json->{failures} })[0] } 10, 'a failure';
+like($failure->{error}, qr/503/, 'the failure names the request');
 push @row1, call('/svc/r/1', 'UPDATE t SET v = v + 1 WHERE id = 1; UPDATE t SET v = 1 WHERE id = 2');
 my $row2 = call('/svc/r/2', 'UPDATE t SET v = v + 1 WHERE id = 2');
 $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, qq({"id":"$row1[0]","started":"2026-01-01T00:00:00Z"}));
 $pg->sql('UPDATE t SET v = -1 WHERE id = 100'); # a job that kept the identity
 $pg->sql(q{SELECT set_config('pubsubpull.request', '', false)});
-my ($failure) = grep { $_->{request} eq $row1[0] } @{ $httpd->get("$url/r/failures/", @as)->json->{failures} };
-like($failure->{error} // '', qr/500/, 'the failure names the request');
+$receiver->wait_for(4);
 settled('r', 'all of them');
 my @order = map { $_->json->{request}{id} } $receiver->requests;
 is(join(' ', map { my $x = $_; scalar grep { $_ eq $x } @order } @row1, $row2), '2 1 1', 'one failed once');
@@ -176,6 +179,18 @@ $receiver->wait_for(3);
 settled('r', 'all three');
 is(join(' ', sort map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests), '1 2 3', 'each once, the late one as well');
 is(join(' ', map { $_->json->{request}{path} =~ /(\d+)$/ } ($receiver->requests)[0]), '2', 'which delayed nobody');
+
+# One that ends after a subscription from the beginning was made and before that reads so far is not sent as both
+$receiver->forget;
+kill STOP => my $notifier = $httpd->notifier_pid;
+$psp->subscribe('past', { callback => $receiver->url('/past'), requests => { path => '/svc/r/*', method => 'PUT' }, since => 'beginning' });
+admin('SELECT pubsubpull.record_requests($1)', record(4));
+kill CONT => $notifier;
+$receiver->wait_for(4, 10, qr{^/past});
+settled('past', 'what was and what came');
+is(join(' ', sort map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests(qr{^/past})), '1 2 3 4', 'what ends meanwhile is sent once');
+$httpd->delete("$url/past", @as);
+settled('r', 'the fourth');
 
 # A user who is forgotten is sent to nobody
 $receiver->forget;

@@ -69,6 +69,18 @@ for my $case (
 }
 $httpd->delete("$url/see", @as);
 
+# A batch names the deepest
+$receiver->forget;
+$psp->subscribe('many', { callback => $receiver->url('/many'), table => 'public.t', batch => 10 });
+$httpd->put("$url/many/state", { state => 'paused' }, @as);
+call('UPDATE t SET v = 1 WHERE id = 4');
+my $deep = call('UPDATE t SET v = 1 WHERE id = 5', headers => ['PubSubPull-Cause' => $first]);
+call('UPDATE t SET v = 1 WHERE id = 6');
+$httpd->put("$url/many/state", { state => 'active' }, @as);
+my ($batch) = $receiver->wait_for(1);
+is(@{ $batch->json } . ' ' . $batch->header('PubSubPull-Cause'), "3 $deep", 'a batch names the deepest of its causes');
+$httpd->delete("$url/many", @as);
+
 # A subscriber that answers each change of a row with another ends after so many, whichever way it is tied, also with batches and calls
 my $row = 10;
 for my $case (

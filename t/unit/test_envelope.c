@@ -115,6 +115,12 @@ static void size_limit(apr_pool_t *p)
     ok(!strstr(e, "\"user\"") && strstr(e, "\"path\"") && strstr(e, "\"query\""),
        "largest as escaped goes first");
 
+    r.cause = ID;
+    e = psp_envelope(p, &r);
+    ok(strncmp(e, HEAD ",\"cause\":\"" ID "\"", strlen(HEAD ",\"cause\":\"" ID "\"")) == 0,
+       "the cause stays");
+    r.cause = NULL;
+
     r.user = NULL;
     r.headers = headers;
     apr_table_setn(headers, "A", repeat(p, 'a', 1000));
