@@ -313,6 +313,9 @@ BEGIN
     RAISE object_in_use;
   END IF;
   EXECUTE format('TRUNCATE ONLY %s', pubsubpull.slot_table(s.number));
+  IF s.number >= 0 THEN
+    PERFORM pubsubpull.index_slot(s.number);
+  END IF;
   UPDATE pubsubpull.slot q SET since = NULL, until = NULL, quiet_at = NULL, quiet_xid = NULL, quiet_id = NULL, mark = NULL WHERE q.number = s.number;
   RETURN lost;
 EXCEPTION

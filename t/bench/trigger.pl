@@ -10,7 +10,7 @@ my $rounds = 7;
 my $bulk   = 50_000;
 my $single = 3_000;
 
-my $pg = PspTest::Postgres->start(settings => { shared_buffers => '512MB', max_wal_size => '8GB' });
+my $pg = PspTest::Postgres->start(config => "shared_buffers = 512MB\nmax_wal_size = 8GB\n");
 $pg->install_schema;
 my $columns = q{id serial PRIMARY KEY, name text, city text, country text, n int, amount numeric(12,2), flag boolean,
     created timestamptz DEFAULT now(), note text, u uuid DEFAULT gen_random_uuid()};
