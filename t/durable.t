@@ -152,7 +152,7 @@ $httpd->launch;
 wait_until { $httpd->put('/must/z', {})->status == 204 } 10, 'the notifier to be there';
 $lock = lock_requests();
 $n = load('/ends', 2, 1, 100);
-wait_until { $pg->sql([user => 'postgres'], q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_requests%' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
+wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_requests%' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
 $slow = fork // die $!;
 if (!$slow) {    # the notifier is told to leave when it is the last one
     my ($notifier) = $httpd->notifier_pids;

@@ -158,6 +158,30 @@ admin('UPDATE pubsubpull.request_late SET try_at = now()');
 admin('SELECT pubsubpull.record_late()');
 is(admin('SELECT status FROM pubsubpull.request WHERE id = $1', $i), 200, 'then it comes from httpd, because there is a change');
 
+# A request that should only have read wrote, and its record comes before that is committed, among others that only read
+my ($late, $early, $plain) = map { new_id() } 1 .. 3;
+sub ended { my ($id) = @_; return { %{ json(envelope($id)) }, method => 'GET', status => 200, bytes => 1, duration => 1, mode => 2 } }
+sub status { my ($id) = @_; return admin('SELECT status FROM pubsubpull.request WHERE id = $1', $id) }
+sub writes {
+    my ($id) = @_;
+    $other->do(q{SELECT set_config('pubsubpull.request', ?, true)}, undef, envelope($id) =~ s/"method":"[A-Z]+"/"method":"GET"/r);
+    $other->do(q{INSERT INTO t (v) VALUES ('read')});
+    return;
+}
+writes($early);
+$other->commit;
+writes($late);
+my $from = time;
+is(admin(q{SELECT pubsubpull.record_requests($1)}, to_json([map { ended($_) } $late, $early, $plain])), 2, 'reads that wrote, one of them not yet committed, and one that did not');
+cmp_ok(time - $from, '<', 2, 'nobody waits for the writer');
+is_deeply([map { status($_) } $early, $plain], [200, 200], 'what can be completed is');
+is(admin('SELECT count(*) FROM pubsubpull.request_late'), 1, 'the other is tried again');
+$other->commit;
+admin('UPDATE pubsubpull.request_late SET try_at = now()');
+admin('SELECT pubsubpull.record_late()');
+is(status($late), 200, 'when it is committed it is completed, too');
+is(admin(q{SELECT pubsubpull.record_requests($1)}, to_json([map { ended($_) } $late, $plain])), 2, 'recording them twice is recording them once');
+
 # Serializable transactions
 set(new_id());
 my @failed;

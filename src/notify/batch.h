@@ -75,5 +75,7 @@ void psp_records_load_replay(psp_child_t *c);
 void psp_records_replayed(psp_records_t *r);
 /** Put back into the ring what is nowhere else, as far as there is room. */
 void psp_records_give_back(psp_records_t *r);
+/** httpd ends: log what is neither in the database nor on the disk. */
+void psp_records_tell_lost(psp_child_t *c);
 
 #endif

@@ -295,27 +295,30 @@ int psp_records_spooling(const psp_child_t *c)
 void psp_records_leave(psp_child_t *c, int ending)
 {
     psp_records_t *r = c->records;
-    apr_uint64_t before, lost;
+    apr_uint64_t before;
 
-    psp_records_push_all(r, &r->asked);
-    psp_records_push_all(r, &r->reads);
     do { /* httpd may be stopping, and the ring goes with it */
         before = r->at;
-        if (psp_records_spooling(c)) {
+        if (ending || psp_records_spooling(c)) {
             drain(c);
+        }
+        if (!ending || psp_records_spooling(c)) {
+            psp_records_push_all(r, &r->asked);
+            psp_records_push_all(r, &r->reads);
+        }
+        if (ending || psp_records_spooling(c)) {
             psp_records_relieve(c);
         }
     } while (r->at != before);
     psp_spool_sync(r->spool);
-    psp_records_give_back(r);
+    if (ending) {
+        psp_records_tell_lost(c);
+    }
+    else {
+        psp_records_give_back(r);
+    }
     r->report_at = 0;
     report(c);
-    if (ending && (lost = psp_ring_waiting(r->ring)) > 0) {
-        ap_log_error(APLOG_MARK, APLOG_WARNING, APR_EGENERAL, c->server,
-                     "PSP0335: %" APR_UINT64_T_FMT " records of requests at most are lost, httpd "
-                     "ends before the database has taken them",
-                     lost);
-    }
 }
 
 static void answered(void *baton, const psp_result_t *result, const psp_rows_t *rows)

@@ -176,3 +176,31 @@ void psp_records_give_back(psp_records_t *r)
         }
     }
 }
+
+void psp_records_tell_lost(psp_child_t *c)
+{
+    const psp_records_t *r = c->records;
+    apr_uint64_t lost = psp_ring_waiting(r->ring), reads = 0;
+    const psp_batch_t *b;
+
+    for (b = r->first; b; b = b->next) {
+        lost += b->keeper == PSP_IN_DISK
+                    ? 0
+                    : (apr_uint64_t)(b->count - (b->single < 0 ? 0 : b->single));
+    }
+    for (b = r->reads; b; b = b->next) {
+        reads += (apr_uint64_t)b->count;
+    }
+    for (b = r->asked; b; b = b->next) {
+        reads += (apr_uint64_t)b->count;
+    }
+    if (lost + reads > 0) {
+        ap_log_error(APLOG_MARK, lost ? APLOG_WARNING : APLOG_INFO, APR_EGENERAL, c->server,
+                     "PSP0335: %" APR_UINT64_T_FMT
+                     " records of requests at most are lost, and %" APR_UINT64_T_FMT
+                     " of such as only matter if a GET changed something: httpd ends before the "
+                     "database has "
+                     "taken them",
+                     lost, reads);
+    }
+}
