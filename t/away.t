@@ -50,6 +50,7 @@ sub ask {
     return $s;
 }
 sub got { my ($s) = @_; 1 while sysread $s, $text{$s}, 65_536, length $text{$s}; return $text{$s} }
+sub text { my ($name) = @_; return -e "$dir/$name" ? slurp("$dir/$name") : '' }
 sub count { my ($pattern, @of) = @_; return scalar grep { got($_) =~ $pattern } @of }
 sub logged { my ($agent) = @_; return [grep { / \Q$agent\E$/ } split /\n/, slurp("$dir/log")] }
 sub recorded { my ($agent) = @_; return $pg->sql([user => 'pubsubpull'], 'SELECT count(*) FROM pubsubpull.request WHERE agent = $1 AND status = 200 AND duration IS NOT NULL', $agent) }
@@ -62,7 +63,7 @@ my @events = map { ask($next, 'Accept: text/event-stream', 'User-Agent: events')
 wait_until { count(qr/^id: /m, @events) == 40 } 10, 'event streams';
 my @tls = (curl('tls', "https://127.0.0.1:$port$next&wait=30"), curl('tlsevents', '-H', 'Accept: text/event-stream', "https://127.0.0.1:$port$next"));
 my $h2 = curl('h2', '--http2-prior-knowledge', $httpd->url("$next&wait=30"));
-wait_until { slurp("$dir/tlsevents") =~ /^id: /m } 10, 'events over TLS';
+wait_until { text('tlsevents') =~ /^id: /m } 10, 'events over TLS';
 my $start = time;
 is($httpd->get('/pubsubpull/tables/public.t', @as)->status, 200, 'with 40 long-polls and 40 event streams four workers serve others') for 1 .. 8;
 cmp_ok(time - $start, '<', 5, 'at once');
@@ -70,7 +71,7 @@ my $status;
 eval { wait_until { $status = `curl -s "@{[$httpd->url('/server-status?auto')]}"`; $status =~ /^IdleWorkers: [23]/m } 5, 'idle workers' } or diag $status;
 $pg->sql(q{INSERT INTO t VALUES (1, 'one')});
 wait_until { count(qr/"key":\{"id":1\}/, @polls, @events) == 80 } 5, 'the change for all';
-wait_until { slurp("$dir/$_") =~ /"key":\{"id":1\}/ } 5, "the change for $_" for qw(tls tlsevents h2);
+wait_until { text($_) =~ /"key":\{"id":1\}/ } 5, "the change for $_" for qw(tls tlsevents h2);
 pass('all hear of a change');
 wait_until { !alive($tls[0]) && !alive($h2) } 5, 'the end of the long-polls over TLS and HTTP/2';
 my $answer = got($polls[0]);
@@ -99,13 +100,13 @@ cmp_ok(time - $start, '>=', 2, 'which holds');
 # A stream whose client takes nothing ends, and holds nobody up; who speaks HTTP/1.0 is served as well
 my $deaf = ask($quiet, 'Accept: text/event-stream', 'User-Agent: deaf');
 my $old = curl('old', '-0', '-H', 'Accept: text/event-stream', $httpd->url($quiet));
-wait_until { slurp("$dir/old") =~ /^id: /m } 5, 'a stream over HTTP/1.0';
+wait_until { text('old') =~ /^id: /m } 5, 'a stream over HTTP/1.0';
 close $_ for @events;
 wait_until { @{ logged('events') } == 40 } 5, 'those who left';
 for my $n (1 .. 30) {
     $pg->sql(q{INSERT INTO t SELECT 1000 * $1 + g, repeat('x', 10000) FROM generate_series(1, 100) g}, $n);
 }
-wait_until { slurp("$dir/old") =~ /"key":\{"id":30100\}/ } 20, 'what the other one takes';
+wait_until { text('old') =~ /"key":\{"id":30100\}/ } 20, 'what the other one takes';
 wait_until { @{ logged('deaf') } == 1 } 20, 'the end of the stream that nobody reads';
 is($httpd->get('/pubsubpull/tables/public.t', @as)->status, 200, 'others are served');
 $httpd->expect_log(qr/PSP0125|PSP0331/);
