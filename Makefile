@@ -29,6 +29,8 @@ PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl nginx-light php-fpm php-pgs
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
+COVERAGE = BUILD=build/coverage SANITIZE='--coverage -fprofile-update=atomic' \
+    LDFLAGS='-Wl,--wrap=_exit build/coverage/t/coverage/exit.o'
 NODE_MODULES = build/interop/installed build/node/installed
 INSTALL_PACKAGES = sh t/lib/install-packages
 
@@ -39,7 +41,7 @@ OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS   = $(patsubst %.c,$(BUILD)/%,$(wildcard t/unit/test_*.c))
 
 # What httpd and the libraries want, asked when something is compiled and not for `make help` or `make deps`.
-COMPILES := $(filter-out help deps deps-% clean demo test soak bench lint asan,$(or $(MAKECMDGOALS),all))
+COMPILES := $(filter-out help deps deps-% clean demo test soak bench lint asan coverage coverage-report,$(or $(MAKECMDGOALS),all))
 ifneq ($(COMPILES),)
 ifeq ($(shell command -v $(APXS)),)
 $(error $(APXS) is missing: `make deps` installs what the build needs)
@@ -58,7 +60,7 @@ ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SA
 
 .DEFAULT_GOAL := all
 .PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit bench \
-        asan lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
+        asan coverage coverage-report lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -149,6 +151,18 @@ asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitize
 	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 	@PSP_BUILT=1 PSP_BUILD=build/asan PSP_SLOW=4 PSP_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	    prove -It/lib $(ARGS) $(TESTS)
+
+# Whoever runs the tests' processes may write the counts: the files are there before, and everybody's.
+coverage: deps-test ## all tests, then how much of each C file they ran; fails below 85 % (MISSED=1: which lines not)
+	@$(MAKE) --no-print-directory -s build/coverage/t/coverage/exit.o $(COVERAGE)
+	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1 $(COVERAGE)
+	@find build/coverage -name '*.gcno' | sed 's/gcno$$/gcda/' | while read -r file; do \
+	    install -D -m 0666 /dev/null "$$file" || exit 1; done
+	@status=0; PSP_BUILT=1 PSP_BUILD=build/coverage PSP_SLOW=2 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS) || status=1; \
+	    $(MAKE) --no-print-directory -s coverage-report && exit $$status
+
+coverage-report:
+	@t/coverage/report build/coverage 85 $(SOURCES)
 
 lint: deps-lint ## clang-format, cppcheck, clang-tidy, and the syntax of the scripts
 	@$(MAKE) --no-print-directory -s -k lint-format lint-cppcheck lint-tidy lint-scripts
