@@ -21,14 +21,19 @@ ARGS       ?=
 PACKAGES_BUILD = gcc libc6-dev apache2-dev libpq-dev libcurl4-openssl-dev libssl-dev pkg-config
 PACKAGES_RUN   = apache2-bin postgresql-15 perl libdbd-pg-perl util-linux procps \
                  python3 python3-django python3-psycopg2 python3-gunicorn curl
+# Fuzz targets are clang's.
+PACKAGES_FUZZ  = clang libclang-rt-dev
 # The services that stand for their kinds in t/adapter_*.t. Node.js may come from elsewhere.
 PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl nginx-light php-fpm php-pgsql python3-flask python3-sqlalchemy python3-fastapi \
                  python3-uvicorn python3-asyncpg puma ruby-connection-pool ruby-pg ruby-rack pgbouncer uwsgi-core \
-                 uwsgi-plugin-python3 libaprutil1-dbd-pgsql davical php-xml \
+                 uwsgi-plugin-python3 libaprutil1-dbd-pgsql davical php-xml $(PACKAGES_FUZZ) \
                  $(if $(shell command -v node && command -v npm),,nodejs npm)
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
+FUZZ = BUILD=build/fuzz CC=clang CFLAGS='-g -O1 -Wno-missing-field-initializers' \
+    SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
+BUILD_FUZZ = $(if $(filter t/fuzz.t,$(wildcard $(TESTS))),$(MAKE) --no-print-directory -s build-fuzz)
 COVERAGE = BUILD=build/coverage SANITIZE='--coverage -fprofile-update=atomic' \
     LDFLAGS='-Wl,--wrap=_exit build/coverage/t/coverage/exit.o'
 NODE_MODULES = build/interop/installed build/node/installed
@@ -38,10 +43,11 @@ MODULE  = $(BUILD)/mod_pubsubpull.so
 SOURCES = mod_pubsubpull.c $(wildcard src/*/*.c)
 HEADERS = $(wildcard src/*/*.h)
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
+FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard t/fuzz/fuzz_*.c))
 UNITS   = $(patsubst %.c,$(BUILD)/%,$(wildcard t/unit/test_*.c))
 
 # What httpd and the libraries want, asked when something is compiled and not for `make help` or `make deps`.
-COMPILES := $(filter-out help deps deps-% clean demo test soak bench lint asan coverage coverage-report,$(or $(MAKECMDGOALS),all))
+COMPILES := $(filter-out help deps deps-% clean demo test soak fuzz build-fuzz bench lint asan coverage coverage-report,$(or $(MAKECMDGOALS),all))
 ifneq ($(COMPILES),)
 ifeq ($(shell command -v $(APXS)),)
 $(error $(APXS) is missing: `make deps` installs what the build needs)
@@ -59,7 +65,8 @@ WARNINGS = -Wall -Wextra -Wshadow $(if $(WERROR),-Werror)
 ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SANITIZE) $(CFLAGS)
 
 .DEFAULT_GOAL := all
-.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit bench \
+.PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit fuzz fuzzers \
+        build-fuzz bench \
         asan coverage coverage-report lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -93,6 +100,15 @@ $(BUILD)/t/unit/test_%: $(BUILD)/t/unit/test_%.o $(BUILD)/all.a
 	$(CC) $(SANITIZE) $(LDFLAGS) -o $@ $< $(BUILD)/all.a -Wl,--as-needed $(LIBS) $(APR_LIBS)
 
 unit: $(UNITS)
+
+# Each with AddressSanitizer and UndefinedBehaviorSanitizer, and libFuzzer that looks where the input gets to.
+$(BUILD)/t/fuzz/fuzz_%: $(BUILD)/t/fuzz/fuzz_%.o $(BUILD)/all.a
+	$(CC) $(SANITIZE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(BUILD)/all.a -Wl,--as-needed $(LIBS) $(APR_LIBS)
+
+fuzzers: $(FUZZERS)
+
+build-fuzz:
+	@$(MAKE) --no-print-directory -s fuzzers $(FUZZ)
 
 # Libraries of others, of the versions and with the checksums of the lock files, fetched once.
 build/interop/installed: from = t/interop
@@ -135,7 +151,13 @@ demo: deps-run ## the whole path on real parts under ./run/ (DEMO=once: ends by 
 
 test: deps-test ## all tests (TESTS='t/one.t', ARGS=-v, JOBS=1)
 	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1
+	@$(BUILD_FUZZ)
 	@PSP_BUILT=1 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS)
+
+fuzz: deps-test ## all fuzz tests for FUZZ_SECONDS=300 each (FUZZ_SEED=n: the same again)
+	@$(MAKE) --no-print-directory -s all WERROR=1
+	@$(MAKE) --no-print-directory -s build-fuzz
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-300} PSP_BUILT=1 prove -v -It/lib t/fuzz*.t
 
 soak: deps-test ## load and random faults for SOAK_SECONDS=1200, then the books (SOAK_SEED=n: the same again)
 	@$(MAKE) --no-print-directory -s all WERROR=1
@@ -149,6 +171,7 @@ asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitize
 	@$(INSTALL_PACKAGES) $(PACKAGES_ASAN)
 	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1 BUILD=build/asan \
 	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+	@$(BUILD_FUZZ)
 	@PSP_BUILT=1 PSP_BUILD=build/asan PSP_SLOW=4 PSP_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	    prove -It/lib $(ARGS) $(TESTS)
 
@@ -156,6 +179,7 @@ asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitize
 coverage: deps-test ## all tests, then how much of each C file they ran; fails below 85 % (MISSED=1: which lines not)
 	@$(MAKE) --no-print-directory -s build/coverage/t/coverage/exit.o $(COVERAGE)
 	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1 $(COVERAGE)
+	@$(BUILD_FUZZ)
 	@find build/coverage -name '*.gcno' | sed 's/gcno$$/gcda/' | while read -r file; do \
 	    install -D -m 0666 /dev/null "$$file" || exit 1; done
 	@status=0; PSP_BUILT=1 PSP_BUILD=build/coverage PSP_SLOW=2 prove -It/lib -j$(JOBS) $(ARGS) $(TESTS) || status=1; \
@@ -168,7 +192,7 @@ lint: deps-lint ## clang-format, cppcheck, clang-tidy, and the syntax of the scr
 	@$(MAKE) --no-print-directory -s -k lint-format lint-cppcheck lint-tidy lint-scripts
 
 lint-format:
-	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c)
+	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c t/fuzz/*.[ch] t/coverage/*.c)
 
 lint-cppcheck:
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
@@ -186,7 +210,7 @@ lint-scripts:
 	    'import ast, sys; [ast.parse(open(f).read(), f) for f in sys.argv[1:]]' '{}' +
 
 format: ## let clang-format lay out all C files
-	clang-format -i $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c)
+	clang-format -i $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c t/unit/*.h t/bench/*.c t/fault/*.c t/fuzz/*.[ch] t/coverage/*.c)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
