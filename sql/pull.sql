@@ -110,7 +110,9 @@ BEGIN
                    (SELECT string_agg(quote_ident(v), ', ' ORDER BY n) FROM unnest(p.key) WITH ORDINALITY AS u(v, n))) INTO canonical USING parts;
   END IF;
   RETURN canonical;
-EXCEPTION WHEN data_exception THEN
+EXCEPTION WHEN data_exception
+  -- what types say whose values are names: regclass and its like
+  OR undefined_table OR undefined_object OR undefined_function OR ambiguous_function OR syntax_error OR invalid_name OR invalid_schema_name OR feature_not_supported THEN
   PERFORM pubsubpull.problem(400, 'bad-key', format('The key %L does not fit %s: %s.', key, p.name, SQLERRM));
 END $$;
 COMMENT ON FUNCTION pubsubpull.canonical_key(pubsubpull.published, text) IS 'A key from a URL as the log and our own URLs spell it; problem 400 when it does not fit the table.';
