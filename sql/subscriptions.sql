@@ -134,10 +134,13 @@ COMMENT ON FUNCTION pubsubpull.subscription_state_put(text, text, text, boolean,
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_position_get(base text, name text, "user" text, admin boolean,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 200, json_build_object('since', pubsubpull.cursor_encode(g."position"))::text, NULL, NULL, NULL
-  FROM pubsubpull.own_subscription(name, "user", admin) s JOIN pubsubpull.progress g ON g.subscription = s.id
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s pubsubpull.subscription := pubsubpull.own_subscription(name, "user", admin); -- in a join it would not be called when there is no progress at all
+BEGIN
+  status := 200;
+  SELECT json_build_object('since', pubsubpull.cursor_encode(g."position"))::text INTO STRICT body FROM pubsubpull.progress g WHERE g.subscription = s.id;
+END $$;
 COMMENT ON FUNCTION pubsubpull.subscription_position_get(text, text, text, boolean) IS 'GET /subscriptions/{name}/position: the cursor up to which all was delivered.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_position_put(base text, name text, "user" text, admin boolean, document text,

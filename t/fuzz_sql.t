@@ -28,14 +28,15 @@ $pg->sql(q{INSERT INTO t_pair VALUES (1, 'x,y', 1), (2, '', 2)});
 $pg->sql('INSERT INTO "Odd ,%/name" VALUES (1, 1)');
 my @tables = ((map { "public.t_$_" } sort keys %types), 'public.t_pair', 'public."Odd ,%/name"', 'public.t_none', 't_int4', 'public.missing');
 
-$psp->subscribe('s1', { table => 'public.t_int4', callback => 'http://127.0.0.1:9/' }, user => 'alice');
-$psp->httpd->put('/pubsubpull/subscriptions/s1/state', { state => 'paused' }, user => 'alice');
-
 # Found by this test before
+is($psp->httpd->get('/pubsubpull/subscriptions/none/position', user => 'alice')->status, 404, 'the position of a subscription that is none, when there are no others');
 for my $key (qw(nothing nothing.here a.b.c 1e5 %22), 'a b') {
     my $answer = $psp->httpd->get("/pubsubpull/tables/public.t_class/rows/" . encode($key), user => 'alice');
     is($answer->status . ' ' . ($answer->json->{type} // ''), '400 urn:pubsubpull:problem:bad-key', "a key that names nothing: $key");
 }
+
+$psp->subscribe('s1', { table => 'public.t_int4', callback => 'http://127.0.0.1:9/' }, user => 'alice');
+$psp->httpd->put('/pubsubpull/subscriptions/s1/state', { state => 'paused' }, user => 'alice');
 
 my @documents = $fuzz->corpus('sql/documents');
 my @keys      = $fuzz->corpus('sql/keys');
@@ -130,7 +131,7 @@ sub ask {
     return ($fuzz->chance(12) ? $fuzz->one_of('HEAD', 'POST', 'OPTIONS', 'PATCH', 'G%T') : $fuzz->one_of(@$methods), $target);
 }
 
-my @headers = (Accept => 'application/json;q=0.5, application/x-ndjson, text/*;q=0', Accept => 'application/x-ndjson', Prefer => 'wait=0, respond-async; a="b"', 'If-None-Match' => '"abc", W/"d"', 'If-Match' => '*',
+my @headers = (Accept => 'application/json;q=0.5, application/x-ndjson, image/*;q=0', Accept => 'application/x-ndjson', Prefer => 'wait=0, respond-async; a="b"', 'If-None-Match' => '"abc", W/"d"', 'If-Match' => '*',
     'Last-Event-ID' => '2abc.1.0123456789', 'Content-Type' => 'application/json; charset=utf-8', 'X-HTTP-Method-Override' => 'PUT', 'Accept-Encoding' => 'gzip;q=1.0, *;q=0', 'If-Modified-Since' => 'Fri, 31 Dec 1999 23:59:59 GMT',
     'PubSubPull-Request' => '{"id":"x"}', traceparent => '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', tracestate => 'psp=1,a=b', 'Range' => 'bytes=0-1', 'TE' => 'trailers', 'Expect' => '100-continue');
 my (%odd, %answers);
