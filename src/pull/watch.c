@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include <ap_mpm.h>
@@ -51,7 +52,7 @@ static struct {
     psp_waiter_t *waiters;
     char *target; /* malloced: it lives for a tick */
     apr_uint32_t tick;
-    int stopping;
+    atomic_int stopping; /* set without the mutex, too */
 } watch;
 
 int psp_watch_stopping(void)
