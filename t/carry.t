@@ -88,7 +88,7 @@ unlike(to_json({%$put}), qr/forged/, 'and nothing of what was forged');
 $pg->sql('CREATE TABLE item (id serial PRIMARY KEY, name text)');
 $psp->publish('public.item');
 is($httpd->post('/lua/items?name=a', {}, user => 'alice')->status, 201, 'a script on mod_dbd writes');
-my @frozen = map { $_->[0] } @{ $pg->rows([user => 'postgres'], q{SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'client backend' AND application_name !~ 'notifier|records' AND pid <> pg_backend_pid()}) };
+my @frozen = map { $_->[0] } @{ $pg->admin->rows(q{SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'client backend' AND application_name !~ 'notifier|records' AND pid <> pg_backend_pid()}) };
 kill STOP => @frozen;
 my $pid = fork // die $!;
 if (!$pid) {
