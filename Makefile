@@ -31,6 +31,13 @@ PACKAGES_TEST  = $(PACKAGES_RUN) libfaketime openssl nginx-light php-fpm php-pgs
 PACKAGES_BENCH = $(PACKAGES_TEST) postgresql-15-pgq3 wrk
 PACKAGES_LINT  = clang-format clang-tidy cppcheck
 PACKAGES_ASAN  = libasan8 libubsan1
+# libfaketime and AddressSanitizer wait for each other when a program starts.
+WITHOUT_ASAN   = t/fault/clock.t
+PACKAGES_TSAN  = libtsan2
+PACKAGES_VALGRIND = valgrind libc6-dbg
+# Where httpd's threads meet in hooks of ours, and where the notifier does most of what it does.
+TSAN_TESTS     = t/web.t t/pull.t t/wait.t t/follow.t t/stream.t t/record.t t/complete.t t/metrics.t t/adapter_lua.t
+VALGRIND_TESTS = t/deliver.t t/order.t t/retry.t t/subscribe.t t/record.t t/fuzz_receiver.t
 FUZZ = BUILD=build/fuzz CC=clang CFLAGS='-g -O1 -Wno-missing-field-initializers' \
     SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
 BUILD_FUZZ = $(if $(filter t/fuzz.t,$(wildcard $(TESTS))),$(MAKE) --no-print-directory -s build-fuzz)
@@ -47,7 +54,7 @@ FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard t/fuzz/fuzz_*.c))
 UNITS   = $(patsubst %.c,$(BUILD)/%,$(wildcard t/unit/test_*.c))
 
 # What httpd and the libraries want, asked when something is compiled and not for `make help` or `make deps`.
-COMPILES := $(filter-out help deps deps-% clean demo test soak fuzz build-fuzz bench lint asan coverage coverage-report,$(or $(MAKECMDGOALS),all))
+COMPILES := $(filter-out help deps deps-% clean demo test soak fuzz build-fuzz bench lint asan tsan valgrind coverage coverage-report,$(or $(MAKECMDGOALS),all))
 ifneq ($(COMPILES),)
 ifeq ($(shell command -v $(APXS)),)
 $(error $(APXS) is missing: `make deps` installs what the build needs)
@@ -67,7 +74,7 @@ ALL_CFLAGS = -std=c11 $(WARNINGS) $(HTTPD_CFLAGS) $(LIB_CFLAGS) -Isrc -fPIC $(SA
 .DEFAULT_GOAL := all
 .PHONY: all install deps deps-build deps-run deps-test deps-bench deps-lint demo test soak unit fuzz fuzzers \
         build-fuzz bench \
-        asan coverage coverage-report lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
+        asan tsan valgrind coverage coverage-report lint lint-format lint-cppcheck lint-tidy lint-scripts format help clean FORCE
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -173,7 +180,23 @@ asan: deps-test ## all tests with AddressSanitizer and UndefinedBehaviorSanitize
 	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 	@$(BUILD_FUZZ)
 	@PSP_BUILT=1 PSP_BUILD=build/asan PSP_SLOW=4 PSP_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
-	    prove -It/lib $(ARGS) $(TESTS)
+	    prove -It/lib $(ARGS) $(filter-out $(WITHOUT_ASAN),$(wildcard $(TESTS)))
+
+# Only the module is built for ThreadSanitizer: what it reports is ours. What httpd does on a signal is left out (prefork
+# ends its children in a handler), and what goes on after a fork. setarch: it wants its memory where it always is.
+tsan: deps-test ## tests of what threads do (TSAN_TESTS), with ThreadSanitizer
+	@$(INSTALL_PACKAGES) $(PACKAGES_TSAN)
+	@$(MAKE) --no-print-directory -s all unit $(NODE_MODULES) WERROR=1 BUILD=build/tsan \
+	    SANITIZE='-fsanitize=thread -fno-omit-frame-pointer'
+	@PSP_BUILT=1 PSP_BUILD=build/tsan PSP_SLOW=10 PSP_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" PSP_UNDER='setarch -R' \
+	    TSAN_OPTIONS='die_after_fork=0 report_signal_unsafe=0' prove -It/lib $(ARGS) $(TSAN_TESTS)
+
+# httpd and all that it forks, the notifier too; what is lost of memory when a process ends is an error.
+valgrind: deps-test ## tests of the notifier (VALGRIND_TESTS) under valgrind
+	@$(INSTALL_PACKAGES) $(PACKAGES_VALGRIND)
+	@$(MAKE) --no-print-directory -s all $(NODE_MODULES) WERROR=1
+	@PSP_BUILT=1 PSP_SLOW=10 PSP_UNDER='valgrind -q --leak-check=full --show-leak-kinds=definite --num-callers=30' \
+	    prove -It/lib $(ARGS) $(VALGRIND_TESTS)
 
 # Whoever runs the tests' processes may write the counts: the files are there before, and everybody's.
 coverage: deps-test ## all tests, then how much of each C file they ran; fails below 85 % (MISSED=1: which lines not)

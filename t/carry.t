@@ -7,7 +7,12 @@ my $service = PspTest::Receiver->start;
 my $pg = PspTest::Postgres->start;
 $pg->install_schema;
 my $lua = repo('t/services/items.lua');
-my $psp = PspTest->up(pg => $pg, log_level => 'notice pubsubpull:debug', config => <<"END");
+my $psp = PspTest->up(pg => $pg, log_level => 'notice pubsubpull:debug', config => <<"END");    # one process: all sessions are of one pool
+StartServers 1
+ServerLimit 4
+MaxRequestWorkers 64
+MinSpareThreads 1
+MaxSpareThreads 64
 MergeTrailers On
 DBDriver pgsql
 DBDParams "@{[$pg->conninfo]}"
@@ -83,7 +88,7 @@ unlike(to_json({%$put}), qr/forged/, 'and nothing of what was forged');
 $pg->sql('CREATE TABLE item (id serial PRIMARY KEY, name text)');
 $psp->publish('public.item');
 is($httpd->post('/lua/items?name=a', {}, user => 'alice')->status, 201, 'a script on mod_dbd writes');
-my @frozen = map { $_->[0] } @{ $pg->rows([user => 'postgres'], q{SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'client backend' AND application_name !~ 'notifier|records' AND pid <> pg_backend_pid()}) };
+my @frozen = map { $_->[0] } @{ $pg->admin->rows(q{SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'client backend' AND application_name !~ 'notifier|records' AND pid <> pg_backend_pid()}) };
 kill STOP => @frozen;
 my $pid = fork // die $!;
 if (!$pid) {
@@ -104,13 +109,19 @@ $httpd->expect_log(qr/lua:|dbd|PSP0110|PSP0313/);
 like($httpd->log, $_, "the log tells: $_") for qr/PSP0110/, qr/PSP0313/;
 
 # Records that only the notifier's memory has go back when it leaves: the next one writes them
-my @pages = map { "/page/one?n=$_" } 1 .. 20;
+my $pages = 1400;    # of some 3,300 bytes: more than half of what the queue holds
 wait_until { admin(q{SELECT count(*) FROM pubsubpull.request WHERE path = '/page/parts.shtml' AND status IS NOT NULL}) == 2 } 10, 'the records so far';
 $pg->stop('immediate');
-$httpd->get($_, user => 'alice') for @pages;
-wait_until { $httpd->get('/pubsubpull/metrics', user => 'alice')->body =~ /^pubsubpull_records_waiting\{place="notifier"\} (\d+)$/m && $1 == @pages } 10, 'the notifier to have the records in its memory';
+my $some = join '', map { "GET /page/one?" . 'q' x 3000 . " HTTP/1.1\r\nHost: h\r\n\r\n" } 1 .. 99;
+for (1 .. $pages / 100) {
+    my $answers = raw_http($httpd->port, $some . "GET /page/one?" . 'q' x 3000 . " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    (() = $answers =~ m{HTTP/1.1 200}g) == 100 or die 'not all pages came';
+}
+wait_until { $httpd->get('/pubsubpull/metrics', user => 'alice')->body =~ /^pubsubpull_records_waiting\{place="notifier"\} (\d+)$/m && $1 > 1000 } 10,
+    'the notifier to have records in its memory alone';
 $httpd->graceful;
 $pg->launch;
-wait_until { eval { admin(q{SELECT count(*) FROM pubsubpull.request WHERE path = '/page/one' AND status IS NOT NULL}) == @pages } } 20, 'the records of all requests';
+wait_until { eval { admin(q{SELECT count(*) FROM pubsubpull.request WHERE path = '/page/one' AND status = 200}) == $pages } } 30, 'the records of all requests';
+like($httpd->get('/pubsubpull/metrics', user => 'alice')->body, qr/^pubsubpull_records_dropped(?:_total)? 0$/m, 'each once, and none is lost');
 $httpd->expect_log(qr/PSP04|PSP03/);
 finish;

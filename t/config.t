@@ -6,7 +6,7 @@ use PspTest;
 my $pg = PspTest::Postgres->start;
 $pg->install_schema;
 my $dir = tmp_dir();
-my $conninfo = $pg->conninfo(user => 'pubsubpull', socket => 1);
+my $conninfo = $pg->conninfo(user => 'pubsubpull_httpd', socket => 1);
 
 # --- What configtest says ---
 

@@ -74,7 +74,7 @@ my %calls = (
     request_get     => sub { ('http://b', $fuzz->perhaps('01890000-0000-7000-8000-000000000001', 2), undef) },
 );
 
-my $dbh = $pg->dbh(user => 'pubsubpull', pg_enable_utf8 => 0);
+my $dbh = $pg->dbh(user => 'pubsubpull_httpd', pg_enable_utf8 => 0);
 $dbh->do($_) for q{SET client_encoding = 'UTF8'}, q{SET statement_timeout = '10s'};
 my (%bad, %seen);
 my $until = time + $seconds;

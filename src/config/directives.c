@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* directives.c: every directive, declared once in the table at the end, and how its arguments are
- * read. */
+ * read; of those for a place, place.c does. */
 #include "config/config.h"
 
 #include <apr_lib.h>
@@ -357,118 +357,6 @@ static const char *set_certificate(cmd_parms *cmd, void *dir, const char *file, 
     return error;
 }
 
-static const char *set_enabled(cmd_parms *cmd, void *dir, int on)
-{
-    psp_dir_config_t *c = dir;
-
-    c->enabled = on != 0;
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *set_anonymous(cmd_parms *cmd, void *dir, int on)
-{
-    psp_dir_config_t *c = dir;
-
-    c->anonymous = on != 0;
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *set_required(cmd_parms *cmd, void *dir, int on)
-{
-    psp_dir_config_t *c = dir;
-
-    c->required = on != 0;
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *set_record(cmd_parms *cmd, void *dir, const char *arg)
-{
-    psp_dir_config_t *c = dir;
-
-    if (!ap_cstr_casecmp(arg, "off")) {
-        c->record = PSP_RECORD_OFF;
-    }
-    else if (!ap_cstr_casecmp(arg, "changes")) {
-        c->record = PSP_RECORD_CHANGES;
-    }
-    else if (!ap_cstr_casecmp(arg, "all")) {
-        c->record = PSP_RECORD_ALL;
-    }
-    else {
-        return apr_pstrcat(cmd->pool, cmd->cmd->name, " must be all, changes or off, not '", arg,
-                           "'", NULL);
-    }
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *add_capture(cmd_parms *cmd, void *dir, const char *arg)
-{
-    static const char *const secret[] = {"authorization", "cookie", "proxy-authorization", NULL};
-    psp_dir_config_t *c = dir;
-    char *name = apr_pstrdup(cmd->pool, arg);
-    int i;
-
-    ap_str_tolower(name);
-    for (i = 0; secret[i]; i++) {
-        if (!strcmp(name, secret[i])) {
-            return apr_pstrcat(cmd->pool, cmd->cmd->name, ": ", arg,
-                               " holds credentials and is never captured", NULL);
-        }
-    }
-    if (!c->capture) {
-        c->capture = apr_array_make(cmd->pool, 4, sizeof(const char *));
-    }
-    if (!strcmp(name, "none")) {
-        apr_array_clear(c->capture);
-        return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-    }
-    if (*ap_scan_http_token(name)) {
-        return apr_pstrcat(cmd->pool, cmd->cmd->name, ": '", arg, "' is not the name of a header",
-                           NULL);
-    }
-    APR_ARRAY_PUSH(c->capture, const char *) = name;
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *add_redact(cmd_parms *cmd, void *dir, const char *arg)
-{
-    psp_dir_config_t *c = dir;
-
-    if (!c->redact) {
-        c->redact = apr_array_make(cmd->pool, 4, sizeof(const char *));
-    }
-    APR_ARRAY_PUSH(c->redact, const char *) = arg;
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-/* Recording a request must not change how caches see its response, hence DONT_VARY. */
-static const char *parse_expression(cmd_parms *cmd, const char *arg, unsigned int flags,
-                                    ap_expr_info_t **expression)
-{
-    const char *error = NULL;
-
-    *expression = ap_expr_parse_cmd(cmd, arg, flags | AP_EXPR_FLAG_DONT_VARY, &error, NULL);
-    if (error) {
-        return apr_pstrcat(cmd->pool, cmd->cmd->name, ": '", arg, "' is not an expression: ", error,
-                           NULL);
-    }
-    return ap_check_cmd_context(cmd, NOT_IN_LIMIT);
-}
-
-static const char *set_user(cmd_parms *cmd, void *dir, const char *arg)
-{
-    psp_dir_config_t *c = dir;
-
-    return parse_expression(cmd, arg, AP_EXPR_FLAG_STRING_RESULT, &c->user);
-}
-
-static const char *set_admin(cmd_parms *cmd, void *dir, const char *arg)
-{
-    psp_dir_config_t *c = dir;
-
-    return parse_expression(cmd, arg, 0, &c->admin);
-}
-
 /* Not for .htaccess: who writes a page does not decide whether requests for it are recorded. */
 #define ANYWHERE (RSRC_CONF | ACCESS_CONF)
 
@@ -507,20 +395,20 @@ const command_rec psp_config_directives[] = {
                   "CA certificates that https callbacks are verified with"),
     AP_INIT_TAKE12("PubSubPullCallbackCertificate", set_certificate, NULL, RSRC_CONF,
                    "certificate that is shown to https callbacks, and its key"),
-    AP_INIT_FLAG("PubSubPull", set_enabled, NULL, ANYWHERE,
+    AP_INIT_FLAG("PubSubPull", psp_set_enabled, NULL, ANYWHERE,
                  "On: requests get an identity that reaches the database session"),
-    AP_INIT_TAKE1("PubSubPullRecord", set_record, NULL, ANYWHERE,
+    AP_INIT_TAKE1("PubSubPullRecord", psp_set_record, NULL, ANYWHERE,
                   "which requests are recorded: all, changes or off"),
-    AP_INIT_ITERATE("PubSubPullCapture", add_capture, NULL, ANYWHERE,
+    AP_INIT_ITERATE("PubSubPullCapture", psp_add_capture, NULL, ANYWHERE,
                     "request headers to record, or none"),
-    AP_INIT_ITERATE("PubSubPullRedact", add_redact, NULL, ANYWHERE,
+    AP_INIT_ITERATE("PubSubPullRedact", psp_add_redact, NULL, ANYWHERE,
                     "query parameters whose values are never kept"),
-    AP_INIT_TAKE1("PubSubPullUser", set_user, NULL, ANYWHERE,
+    AP_INIT_TAKE1("PubSubPullUser", psp_set_user, NULL, ANYWHERE,
                   "an expression for the user, instead of the authenticated one"),
-    AP_INIT_FLAG("PubSubPullRequired", set_required, NULL, ANYWHERE,
+    AP_INIT_FLAG("PubSubPullRequired", psp_set_required, NULL, ANYWHERE,
                  "On: requests that write are refused while they could not be recorded"),
-    AP_INIT_FLAG("PubSubPullAnonymous", set_anonymous, NULL, ANYWHERE,
+    AP_INIT_FLAG("PubSubPullAnonymous", psp_set_anonymous, NULL, ANYWHERE,
                  "On: PUT and DELETE of resources need no user"),
-    AP_INIT_TAKE1("PubSubPullAdmin", set_admin, NULL, ANYWHERE,
+    AP_INIT_TAKE1("PubSubPullAdmin", psp_set_admin, NULL, ANYWHERE,
                   "an expression that is true for administrators of all subscriptions"),
     {NULL}};

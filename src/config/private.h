@@ -4,6 +4,7 @@
 #define PSP_CONFIG_PRIVATE_H
 
 #include <httpd.h>
+#include <http_config.h>
 
 #include "config/config.h"
 
@@ -33,5 +34,16 @@ const char *psp_pem_read_certificate(apr_pool_t *p, const char *file, const char
  */
 const char *psp_config_read_keys(apr_array_header_t **keys, const char *path, apr_pool_t *p,
                                  apr_pool_t *temp, server_rec *s);
+
+/* --- place.c: what directives of a place do with their arguments --- */
+
+const char *psp_set_enabled(cmd_parms *cmd, void *dir, int on);
+const char *psp_set_anonymous(cmd_parms *cmd, void *dir, int on);
+const char *psp_set_required(cmd_parms *cmd, void *dir, int on);
+const char *psp_set_record(cmd_parms *cmd, void *dir, const char *arg);
+const char *psp_add_capture(cmd_parms *cmd, void *dir, const char *arg);
+const char *psp_add_redact(cmd_parms *cmd, void *dir, const char *arg);
+const char *psp_set_user(cmd_parms *cmd, void *dir, const char *arg);
+const char *psp_set_admin(cmd_parms *cmd, void *dir, const char *arg);
 
 #endif

@@ -170,7 +170,10 @@ void psp_records_give_back(psp_records_t *r)
         for (i = b->single < 0 ? 0 : b->single; b->keeper == PSP_IN_MEMORY && i < b->count; i++) {
             apr_size_t end = i + 1 < b->count ? b->starts[i + 1] - 1 : b->length;
 
-            if (!give_back(r->ring, b->text + b->starts[i], end - b->starts[i])) {
+            if (give_back(r->ring, b->text + b->starts[i], end - b->starts[i])) {
+                psp_count(PSP_GAUGE_RECORDS_HELD, -1); /* or the next child takes it for lost */
+            }
+            else {
                 r->refused++;
             }
         }

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include <ap_mpm.h>
@@ -42,7 +43,7 @@ static struct {
     psp_waiter_t *waiters;
     char *target; /* malloced: it lives for a tick */
     apr_uint32_t tick;
-    int stopping;
+    atomic_int stopping; /* set without the mutex, too */
 } watch;
 
 static int is_stopping(void)

@@ -151,6 +151,7 @@ sub surroundings {
         push @command, 'unshare', '--mount', $> == 0 ? () : qw(--map-current-user --keep-caps), '--', 'sh', '-c', $script, 'sh';
     }
     push @command, 'prlimit', "--nofile=$self->{files}" if $self->{files};
+    push @command, split ' ', $ENV{PSP_UNDER} // '';    # valgrind; what it finds is in stderr.log
     return @command;
 }
 
@@ -303,6 +304,7 @@ sub unexpected_log_lines {
     my @bad = @{ $self->{complaints} // [] };
     for my $line (split /\n/, $self->output) {
         next if $line eq '';
+        next if $ENV{PSP_UNDER} && $line =~ /^--\d+-- /;    # valgrind says what it cannot do
         next if $line =~ /^\[[^\]]+\] \[[\w-]*:(?:notice|info|debug|trace\d)\]/
             && $line !~ /exit signal|Segmentation|Abort/;
         push @bad, $line if !grep { $line =~ $_ } @{ $self->{expected} };
