@@ -29,9 +29,9 @@ CREATE TABLE IF NOT EXISTS pubsubpull.request (
 DO $$ BEGIN
   IF to_regclass('pubsubpull.delivery') IS NOT NULL
      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'cause' AND NOT a.attisdropped) THEN
-    FOR turn IN 1 .. 100 LOOP
+    FOR turn IN 1 .. 200 LOOP
       BEGIN
-        SET LOCAL lock_timeout = '200ms';
+        SET LOCAL lock_timeout = '50ms';
         LOCK TABLE pubsubpull.request, pubsubpull.request_late, pubsubpull.subscription, pubsubpull.delivery IN ACCESS EXCLUSIVE MODE;
         SET LOCAL lock_timeout = '30s';
         RETURN;
