@@ -56,9 +56,10 @@ END $$;
 COMMENT ON TYPE pubsubpull.position IS 'Where a follower stands in the log; see feed.sql';
 
 CREATE OR REPLACE FUNCTION pubsubpull.last_id() RETURNS bigint
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM pubsubpull.change_id s
-$$;
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM pubsubpull.change_id s);
+END $$;
 COMMENT ON FUNCTION pubsubpull.last_id() IS 'The highest id drawn so far, by anybody, committed or not.';
 
 -- PostgreSQL has no function for the next transaction number, but refuses to tell the status of one that lies in the future.

@@ -114,13 +114,14 @@ COMMENT ON FUNCTION pubsubpull.excluded_names(pubsubpull.published) IS 'Today''s
 
 -- The SQL expression for the key of row alias, as kept in change.key. Numbers and the like need no encoding.
 CREATE OR REPLACE FUNCTION pubsubpull.key_expression(relation oid, key text[], alias text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce(string_agg(CASE
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT coalesce(string_agg(CASE
       WHEN a.atttypid = ANY ('{int2,int4,int8,uuid,bool,oid,date}'::regtype[]) THEN format('%s.%I::pg_catalog.text', alias, a.attname)
       ELSE format('pubsubpull.percent_encode(%s.%I::pg_catalog.text)', alias, a.attname) END, ' || '','' || ' ORDER BY k.n), 'NULL::pg_catalog.text')
   FROM unnest(key) WITH ORDINALITY AS k(name, n)
-  JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name AND NOT a.attisdropped
-$$;
+  JOIN pg_attribute a ON a.attrelid = relation AND a.attname = k.name AND NOT a.attisdropped);
+END $$;
 COMMENT ON FUNCTION pubsubpull.key_expression(oid, text[], text) IS
   'SQL text that computes the key of a row in its URL form.';
 

@@ -88,9 +88,10 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.check_publisher(regclass) IS 'Problem 403 unless the caller owns the table, is httpd, or has the rights of this schema''s owner.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.is_logged(p pubsubpull.published) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation AND c.relkind IN ('v', 'm'))
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation AND c.relkind IN ('v', 'm'));
+END $$;
 COMMENT ON FUNCTION pubsubpull.is_logged(pubsubpull.published) IS 'Whether changes are logged: of tables they are, of views only the rows can be pulled.';
 
 -- The owner of a table can disable or drop its triggers.

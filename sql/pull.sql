@@ -2,10 +2,11 @@
 -- pull.sql: rows of published tables by key, as pages or one stream, and changes, as pages, lines or events.
 
 CREATE OR REPLACE FUNCTION pubsubpull.visible_columns(p pubsubpull.published) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
-  WHERE a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (p.exclude)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
+  WHERE a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (p.exclude));
+END $$;
 COMMENT ON FUNCTION pubsubpull.visible_columns(pubsubpull.published) IS 'Names of the columns that are not excluded, in their order.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_fields(p pubsubpull.published, fields text) RETURNS text[]
@@ -29,24 +30,27 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.parse_fields(pubsubpull.published, text) IS 'The columns that the query parameter fields names (NULL: all that are not excluded); problem 400 for others.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.column_list(names text[], alias text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(format('%s.%I', alias, v), ', ' ORDER BY n) FROM unnest(names) WITH ORDINALITY AS u(v, n)
-$$;
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT string_agg(format('%s.%I', alias, v), ', ' ORDER BY n) FROM unnest(names) WITH ORDINALITY AS u(v, n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.column_list(text[], text) IS 'SQL text that names these columns.';
 
 DROP FUNCTION IF EXISTS pubsubpull.row_expression(pubsubpull.published, text); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.row_expression(p pubsubpull.published, alias text, fields text[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
-              ELSE format('(SELECT row_to_json(x) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
+              ELSE format('(SELECT row_to_json(x) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END);
+END $$;
 COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text, text[]) IS 'SQL text for the JSON of a row: these columns, or all that are not excluded.';
 
 -- The way the table is named in FROM: with inheritance its children are tables of their own, partitions are not.
 CREATE OR REPLACE FUNCTION pubsubpull.from_clause(p pubsubpull.published) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END || p.relation::regclass || ' t'
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END || p.relation::regclass || ' t');
+END $$;
 COMMENT ON FUNCTION pubsubpull.from_clause(pubsubpull.published) IS 'SQL text that reads the table under the name t.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_key(p pubsubpull.published, key text) RETURNS text[]
@@ -78,23 +82,26 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.base_type(oid) IS 'The type that a domain restricts in the end; any other type itself.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.key_values(p pubsubpull.published, source text DEFAULT '$1') RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(format('(%s)[%s]::%s', source, k.n, format_type(pubsubpull.base_type(a.atttypid), -1)), ', ' ORDER BY k.n)
-  FROM unnest(p.key) WITH ORDINALITY AS k(name, n) JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = k.name
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT string_agg(format('(%s)[%s]::%s', source, k.n, format_type(pubsubpull.base_type(a.atttypid), -1)), ', ' ORDER BY k.n)
+  FROM unnest(p.key) WITH ORDINALITY AS k(name, n) JOIN pg_attribute a ON a.attrelid = p.relation AND a.attname = k.name);
+END $$;
 COMMENT ON FUNCTION pubsubpull.key_values(pubsubpull.published, text) IS 'SQL text of the values of a key, which source holds as text[], with the types of its columns.';
 
 DROP FUNCTION IF EXISTS pubsubpull.key_condition(pubsubpull.published, text); -- took less once
 CREATE OR REPLACE FUNCTION pubsubpull.key_condition(p pubsubpull.published, operator text, source text DEFAULT '$1') RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('(%s) %s (%s)', pubsubpull.column_list(p.key, 't'), operator, pubsubpull.key_values(p, source))
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT format('(%s) %s (%s)', pubsubpull.column_list(p.key, 't'), operator, pubsubpull.key_values(p, source)));
+END $$;
 COMMENT ON FUNCTION pubsubpull.key_condition(pubsubpull.published, text, text) IS 'SQL text that compares a row''s key with the values in source.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.key_order(p pubsubpull.published, descending boolean) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(format('t.%I%s', k.name, CASE WHEN descending THEN ' DESC' ELSE '' END), ', ' ORDER BY k.n) FROM unnest(p.key) WITH ORDINALITY AS k(name, n)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT string_agg(format('t.%I%s', k.name, CASE WHEN descending THEN ' DESC' ELSE '' END), ', ' ORDER BY k.n) FROM unnest(p.key) WITH ORDINALITY AS k(name, n));
+END $$;
 COMMENT ON FUNCTION pubsubpull.key_order(pubsubpull.published, boolean) IS 'SQL text that orders rows by their key.';
 
 DROP FUNCTION IF EXISTS pubsubpull.run_key(text, text[]); -- belongs to the module's role, see rights.sql
@@ -129,13 +136,14 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.canonical_key(pubsubpull.published, text) IS 'A key from a URL as the log and our own URLs spell it; problem 400 when it does not fit the table.';
 
 -- Reading a table runs code of its owner: policies, views, expressions of indexes and constraints. So rows are read with the rights of the
--- module's role, as those in a COPY are, and never with the rights of the log's owner: rights.sql gives run_rows and run_key to it.
+-- module's role, as those in a COPY are, and never with the rights of the log's owner: rights.sql gives run_rows, read_page and run_key to it.
 CREATE OR REPLACE FUNCTION pubsubpull.rows_command(p pubsubpull.published, after text, descending boolean, fields text[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('SELECT %s, %s FROM %s %s ORDER BY %s LIMIT $2',
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT format('SELECT %s AS row_key, %s AS row_json FROM %s %s ORDER BY %s LIMIT $2',
     pubsubpull.key_expression(p.relation, p.key, 't'), pubsubpull.row_expression(p, 't', fields), pubsubpull.from_clause(p),
-    CASE WHEN after IS NULL THEN '' ELSE 'WHERE ' || pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END) END, pubsubpull.key_order(p, descending))
-$$;
+    CASE WHEN after IS NULL THEN '' ELSE 'WHERE ' || pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END) END, pubsubpull.key_order(p, descending)));
+END $$;
 COMMENT ON FUNCTION pubsubpull.rows_command(pubsubpull.published, text, boolean, text[]) IS
   'SQL text that reads rows of a published table in key order after a key (NULL: from the start), each with its key as in URLs. $1: the values of that key; $2: how many rows.';
 
@@ -151,6 +159,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.run_rows(text, text[], int, boolean) IS
   'The rows that rows_command says, as the module''s role. policies: row-level security hides rows, instead of being an error.';
+
+-- Mostly all rows are small enough to be taken together; only if not, it is measured how many may come, and they are read again.
+DROP FUNCTION IF EXISTS pubsubpull.read_page(text, text[], int);
+CREATE FUNCTION pubsubpull.read_page(command text, key_values text[], most int, OUT page text, OUT last_key text, OUT cut boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET row_security = on SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
+DECLARE
+  most_bytes CONSTANT bigint := 16000000;
+  fit bigint := 4 * most_bytes / most;
+  large bigint;
+BEGIN
+  LOOP
+    EXECUTE format('SELECT string_agg(y.row_text, '','') FILTER (WHERE octet_length(y.row_text) <= $3), (array_agg(y.row_key))[count(*)], count(*) = $2, count(*) FILTER (WHERE octet_length(y.row_text) > $3)'
+      ' FROM (SELECT x.row_key, x.row_json::text AS row_text FROM (%s) x OFFSET 0) y', command) INTO page, last_key, cut, large USING key_values, most, fit;
+    EXIT WHEN large = 0 AND (octet_length(page) > most_bytes) IS NOT TRUE OR fit = 1000000000;
+    EXECUTE format('SELECT count(*) FROM (SELECT sum(y.bytes) OVER (ROWS UNBOUNDED PRECEDING) - y.bytes AS before FROM (SELECT octet_length(x.row_json::text) AS bytes FROM (%s) x OFFSET 0) y) z'
+      ' WHERE z.before < $3', command) INTO most USING key_values, most, most_bytes;
+    fit := 1000000000; -- the largest value there is: now all are taken
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.read_page(text, text[], int) IS
+  'The rows that rows_command says, as the module''s role, joined by commas, cut when they exceed 16 MB, but one at least. Row-level security hides rows.';
 
 DROP FUNCTION IF EXISTS pubsubpull.read_rows(pubsubpull.published, text, boolean, int),
   pubsubpull.read_rows(pubsubpull.published, text, boolean, int, text[], boolean); -- what two functions do now
@@ -186,9 +216,7 @@ DECLARE
   names CONSTANT text[] := pubsubpull.parse_fields(p, fields);
   url CONSTANT text := pubsubpull.table_url(base, name);
   first CONSTANT boolean := changes IS NULL;
-  page text;
-  last_key text;
-  cut boolean;
+  r record;
 BEGIN
   PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, after), pubsubpull.check_readable(p);
   -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
@@ -198,20 +226,15 @@ BEGIN
     changes := pubsubpull.cursor_encode(pubsubpull.now_position());
     PERFORM pubsubpull.await_flush();
   END IF;
-  -- The rows come in order, and aggregates take them as they come.
-  SELECT string_agg(r.row_text, ',') FILTER (WHERE r.kept), (array_agg(r.row_key) FILTER (WHERE r.kept))[count(*) FILTER (WHERE r.kept)],
-         count(*) = most OR NOT coalesce(bool_and(r.kept), true)
-  INTO page, last_key, cut
-  FROM (SELECT y.*, sum(octet_length(y.row_text)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(y.row_text) < 16000000 AS kept
-        FROM (SELECT x.row_key, x.row_json::text AS row_text FROM pubsubpull.run_rows(pubsubpull.rows_command(p, after, descending, names), pubsubpull.parse_key(p, after), most, true) x OFFSET 0) y) r;
-  IF cut THEN
+  r := pubsubpull.read_page(pubsubpull.rows_command(p, after, descending, names), pubsubpull.parse_key(p, after), most);
+  IF r.cut THEN
     next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields),
-                   '&after=', pubsubpull.percent_encode(last_key), '&changes=' || changes);
+                   '&after=', pubsubpull.percent_encode(r.last_key), '&changes=' || changes);
   END IF;
   status := 200;
-  body := concat('{"rows":[', page, '],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
+  body := '{"rows":[' || coalesce(r.page, '') || concat('],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
   -- An older first page with the same rows is as good as a new one: its "changes" begin earlier.
-  etag := CASE WHEN first THEN concat('W/', hashtextextended(page, 0)) ELSE hashtextextended(body, 0)::text END;
+  etag := CASE WHEN first THEN concat('W/', hashtextextended(r.page, 0)) ELSE hashtextextended(body, 0)::text END;
 END $$;
 COMMENT ON FUNCTION pubsubpull.rows_get(text, text, text, text, text, text, text, text) IS
   'GET /tables/{t}/rows/: a page of rows by key. "changes" is the same on all pages: following it after the last page misses nothing. envelope: the request, for policies of row-level security.';
@@ -282,11 +305,12 @@ CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at tim
   unattributed pubsubpull.unattributed DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE AS $$
   SELECT concat('{"id":', id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(type), '","at":', to_json(at), ',"key":',
-    pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)), ',"old":', coalesce(old::text, 'null'), ',"new":', coalesce(new::text, 'null'),
-    ',"url":', CASE WHEN change_key IS NULL THEN 'null' ELSE concat('"', url, '/rows/', change_key, '"') END,
-    ',"request":', CASE WHEN request IS NULL OR unattributed IS NOT NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
-    ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END,
-    CASE WHEN unattributed IS NOT NULL THEN concat(',"unattributed":"', unattributed, '"') END)
+    pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)), ',"old":', coalesce(old, 'null'), ',"new":', coalesce(new, 'null'),
+    CASE WHEN change_key IS NULL THEN ',"url":null' ELSE concat(',"url":"', url, '/rows/', change_key, '"') END,
+    CASE WHEN request IS NULL AND channel IS NULL AND unattributed IS NULL THEN ',"request":null,"channel":null'
+         ELSE concat(',"request":', CASE WHEN request IS NULL OR unattributed IS NOT NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
+                     ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END,
+                     CASE WHEN unattributed IS NOT NULL THEN concat(',"unattributed":"', unattributed, '"') END) END)
 $$;
 COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed) IS
   'JSON text of a change without its closing brace, so that members can be added. name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
@@ -329,29 +353,40 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that the query parameter on names, as the log has them; empty: all.';
 
--- As text in the form that was asked for. Line breaks that a value of type json may have between its tokens would end a line.
+-- As text in the form that was asked for. Mostly all changes are small enough to be taken together; only if not, it is measured how many
+-- may come, and they are read again. Line breaks that a value of type json may have between its tokens would end a line.
 CREATE OR REPLACE FUNCTION pubsubpull.changes_read(p pubsubpull.position, tables int[], row_key text, request uuid, types "char"[], base text, form text, most int,
   OUT body text, OUT n int, OUT last_id bigint, OUT more boolean)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
 DECLARE
   most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
+  fit bigint := 4 * most_bytes / most;
+  large bigint;
   few CONSTANT boolean := row_key IS NOT NULL OR request IS NOT NULL;
   head CONSTANT text := CASE WHEN form = 'events' THEN pubsubpull.cursor_head(p) END;
   secret CONSTANT text := CASE WHEN form = 'events' THEN (SELECT l.secret FROM pubsubpull.log l) END;
 BEGIN
-  SELECT string_agg(CASE WHEN form = 'page' THEN c.line
-                         ELSE concat(CASE WHEN form = 'events' THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END,
-                                     replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN form = 'events' THEN E'\n\n' ELSE E'\n' END) END,
-                    CASE WHEN form = 'page' THEN ',' ELSE '' END ORDER BY c.id) FILTER (WHERE c.wanted),
-         count(*) FILTER (WHERE c.wanted), max(c.id) FILTER (WHERE c.kept), count(*) = most OR NOT coalesce(bool_and(c.kept), true)
-  INTO body, n, last_id, more
-  FROM (SELECT f.id, f.kept, f.kept AND (types = '{}' OR f.type = ANY (types)) AS wanted,
-               CASE WHEN f.kept THEN concat(pubsubpull.change_json(f.id, f.type, f.at, f.key, f.old, f.new, f.request, f.channel, t.name_json, t.url, t.key, t.plain, NULL, f.unattributed), '}') END AS line
-        FROM (SELECT l.*, sum(coalesce(octet_length(l.old::text), 0) + coalesce(octet_length(l.new::text), 0)) OVER (ROWS UNBOUNDED PRECEDING)
-                          - coalesce(octet_length(l.old::text), 0) - coalesce(octet_length(l.new::text), 0) < most_bytes AS kept
-              FROM (SELECT * FROM pubsubpull.feed(p, CASE WHEN few THEN '{}' ELSE tables END, most)
-                    UNION ALL SELECT * FROM pubsubpull.feed_some(p, tables, row_key, changes_read.request, most) WHERE few) l) f
-        JOIN pubsubpull.shown_tables(tables, base) t ON t.id = f.table_id) c;
+  LOOP
+    SELECT string_agg(CASE WHEN form = 'page' THEN c.line
+                           ELSE concat(CASE WHEN form = 'events' THEN concat('id: ', pubsubpull.cursor_text(head, c.id, secret), E'\ndata: ') END,
+                                       replace(replace(c.line, E'\n', ' '), E'\r', ' '), CASE WHEN form = 'events' THEN E'\n\n' ELSE E'\n' END) END,
+                      CASE WHEN form = 'page' THEN ',' ELSE '' END ORDER BY c.id) FILTER (WHERE octet_length(c.line) <= fit),
+           count(c.line), max(c.id), count(*) = most, count(*) FILTER (WHERE octet_length(c.line) > fit)
+    INTO body, n, last_id, more, large
+    FROM (SELECT f.id, CASE WHEN types = '{}' OR f.type = ANY (types)
+                            THEN concat(pubsubpull.change_json(f.id, f.type, f.at, f.key, f.old, f.new, f.request, f.channel, t.name_json, t.url, t.key, t.plain, NULL, f.unattributed), '}') END AS line
+          FROM (SELECT * FROM pubsubpull.feed(p, CASE WHEN few THEN '{}' ELSE tables END, most)
+                UNION ALL SELECT * FROM pubsubpull.feed_some(p, tables, row_key, changes_read.request, most) WHERE few) f
+          JOIN pubsubpull.shown_tables(tables, base) t ON t.id = f.table_id OFFSET 0) c;
+    EXIT WHEN large = 0 AND (octet_length(body) > most_bytes) IS NOT TRUE OR fit = 1000000000;
+    SELECT count(*) INTO most
+    FROM (SELECT sum(y.bytes) OVER (ORDER BY y.id ROWS UNBOUNDED PRECEDING) - y.bytes AS before
+          FROM (SELECT l.id, coalesce(octet_length(l.old::text), 0) + coalesce(octet_length(l.new::text), 0) AS bytes
+                FROM (SELECT * FROM pubsubpull.feed(p, CASE WHEN few THEN '{}' ELSE tables END, most)
+                      UNION ALL SELECT * FROM pubsubpull.feed_some(p, tables, row_key, changes_read.request, most) WHERE few) l OFFSET 0) y) x
+    WHERE x.before < most_bytes;
+    fit := 1000000000; -- the largest value there is: now all are taken
+  END LOOP;
 END $$;
 COMMENT ON FUNCTION pubsubpull.changes_read(pubsubpull.position, int[], text, uuid, "char"[], text, text, int) IS
   'The next changes after a position with a batch under way, of one row or request if these are given, as text: page (elements of a JSON array), lines (NDJSON) or events (Server-Sent Events). n: how many; last_id: the last one looked at; more: whether the batch goes on.';
@@ -428,13 +463,12 @@ BEGIN
     RETURN;
   END IF;
   p := pubsubpull.begin_batch(p, target::pubsubpull.position);
-  SELECT * INTO r FROM pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
+  r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   IF given AND r.last_id IS NULL THEN -- the cursor stood at the end of its batch
     given := false;
     p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
-    SELECT * INTO r FROM pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
+    r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   END IF;
-  body := r.body;
   n := r.n;
   more := r.more;
   IF form = 'lines' AND "limit" IS NULL THEN -- all of the batch is sent, page by page
@@ -449,9 +483,11 @@ BEGIN
   PERFORM pubsubpull.await_flush();
   next := concat(url, '/changes/?since=', coalesce(next, cursor), filters);
   IF form = 'page' THEN
-    body := concat('{"changes":[', body, '],"next":', to_json(next), ',"more":', to_json(more), '}');
+    body := '{"changes":[' || coalesce(r.body, '') || concat('],"next":', to_json(next), ',"more":', to_json(more), '}'); -- large: each copy counts
     -- What a batch that is under way holds does not change any more. A page without changes is as good as any other.
     etag := CASE WHEN more AND given THEN hashtextextended(body, 0)::text WHEN r.last_id IS NULL AND since IS DISTINCT FROM 'now' THEN 'W/idle-' || md5(concat(since)) END;
+  ELSE
+    body := r.body;
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.changes_get(text, text, text, text, text, text, text, text, text, text, text) IS

@@ -29,7 +29,7 @@ DECLARE
   -- Asked before anything else.
   helpers CONSTANT text[] := ARRAY['schema_version', 'percent_encode'];
   -- These run with the rights of the module's role, whoever calls them: the tables of the services are read so.
-  readers CONSTANT text[] := ARRAY['run_rows', 'run_key'];
+  readers CONSTANT text[] := ARRAY['run_rows', 'read_page', 'run_key'];
   -- What those call who publish tables by SQL; these look at the caller themselves.
   publishing CONSTANT text[] := ARRAY['publish', 'unpublish'];
   modules CONSTANT name[] := ARRAY(SELECT pubsubpull.module_roles() UNION SELECT rolname FROM pg_roles WHERE rolname = current_setting('pubsubpull.module'));
