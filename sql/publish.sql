@@ -146,7 +146,7 @@ BEGIN
   FOREACH event IN ARRAY CASE WHEN mended THEN ARRAY['insert', 'update', 'delete', 'truncate', 'row'] WHEN p.row_level THEN ARRAY['insert', 'update', 'delete'] ELSE ARRAY['row'] END LOOP
     EXECUTE format('DROP FUNCTION IF EXISTS pubsubpull.%I() CASCADE', format('log_%s_%s', p.id, event)); -- of the other way of logging, if it changed
   END LOOP;
-  PERFORM pubsubpull.create_functions(p), pubsubpull.create_triggers(p);
+  PERFORM pubsubpull.create_functions(p), pubsubpull.create_triggers(p), pubsubpull.disable_interrupted(p.id);
   RETURN created;
 END $$;
 COMMENT ON FUNCTION pubsubpull.publish(regclass, jsonb) IS

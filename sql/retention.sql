@@ -139,10 +139,37 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.lost_text() IS 'Why a subscription was disabled that lost its place, and how it starts again.';
 
+-- A subscription begins when its table is published. So it has seen all, or the table was published anew since.
+CREATE OR REPLACE FUNCTION pubsubpull.is_interrupted(p pubsubpull.position, table_id int) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (SELECT FROM pubsubpull.published q WHERE q.id = is_interrupted.table_id AND q.interrupted AND NOT pg_visible_in_snapshot(q.whole_since, p.since));
+END $$;
+COMMENT ON FUNCTION pubsubpull.is_interrupted(pubsubpull.position, int) IS 'Whether the table was for a time not published that a follower there has yet to come to.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.interrupted_text() RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT 'lost its place: its table was not published for a time, and what was changed then is not known; start again with PUT {"since": "now"} or {"since": "beginning"} to …/position, then PUT {"state": "active"} to …/state'
+$$;
+COMMENT ON FUNCTION pubsubpull.interrupted_text() IS 'Why a subscription was disabled whose table was not published for a time, and how it starts again.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.disable_interrupted(table_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  name text;
+BEGIN
+  FOR name IN SELECT s.name FROM pubsubpull.subscription s JOIN pubsubpull.progress g ON g.subscription = s.id
+              WHERE s.table_id = disable_interrupted.table_id AND s.state <> 'disabled' AND pubsubpull.is_interrupted(g."position", s.table_id) ORDER BY s.id LOOP
+    PERFORM pubsubpull.set_state(name, 'disabled', pubsubpull.interrupted_text());
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.disable_interrupted(int) IS 'Disables the subscriptions of a table that was published anew: in the same transaction, so that none gets past it.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.place_warning(g pubsubpull.progress, loses_place_at timestamptz) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
   SELECT CASE
     WHEN pubsubpull.is_lost(g."position") THEN pubsubpull.lost_text()
+    WHEN pubsubpull.is_interrupted(g."position", (SELECT s.table_id FROM pubsubpull.subscription s WHERE s.id = g.subscription)) THEN pubsubpull.interrupted_text()
     WHEN loses_place_at < clock_timestamp() + l.retention * 0.25 THEN
       format('loses its place in the log at %s, when the changes it has to send next are dropped', to_char(loses_place_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) END
   FROM pubsubpull.log l
@@ -370,6 +397,17 @@ BEGIN
       INSERT INTO pubsubpull.warned AS t (table_id, at) SELECT w.id, clock_timestamp() FROM w
       ON CONFLICT (table_id) DO UPDATE SET at = excluded.at WHERE t.at < clock_timestamp() - interval '1 hour' RETURNING t.table_id)
     SELECT w.names FROM w JOIN told ON told.table_id = w.id ORDER BY 1
+  LOOP
+    RETURN NEXT;
+  END LOOP;
+  event := 'interrupted';
+  FOR name IN
+    WITH w AS (
+      SELECT g.subscription, t.name AS lost_name FROM pubsubpull.published q JOIN pubsubpull.subscription t ON t.table_id = q.id JOIN pubsubpull.progress g ON g.subscription = t.id
+      WHERE q.interrupted AND t.state = 'disabled' AND pubsubpull.is_interrupted(g."position", q.id) AND coalesce(g.warned_at < clock_timestamp() - interval '1 hour', true)
+      FOR NO KEY UPDATE OF g SKIP LOCKED),
+    told AS (UPDATE pubsubpull.progress g SET warned_at = clock_timestamp() FROM w WHERE g.subscription = w.subscription)
+    SELECT w.lost_name FROM w ORDER BY 1
   LOOP
     RETURN NEXT;
   END LOOP;

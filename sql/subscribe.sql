@@ -271,6 +271,7 @@ DECLARE
 BEGIN
   IF coalesce(since, 'now') <> 'beginning' THEN
     p := pubsubpull.parse_since(coalesce(since, 'now'));
+    PERFORM pubsubpull.check_whole(p, ARRAY[s.table_id], true);
     IF since <> 'now' AND s.requests IS NOT NULL THEN
       PERFORM pubsubpull.check_calls(s.requests, p);
     END IF;

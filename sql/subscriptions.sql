@@ -129,6 +129,8 @@ BEGIN
   END IF;
   IF wanted = 'active' AND (SELECT pubsubpull.is_lost(g."position") FROM pubsubpull.progress g WHERE g.subscription = s.id) THEN
     PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, pubsubpull.lost_text()));
+  ELSIF wanted = 'active' AND (SELECT pubsubpull.is_interrupted(g."position", s.table_id) FROM pubsubpull.progress g WHERE g.subscription = s.id) THEN
+    PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, pubsubpull.interrupted_text()));
   END IF;
   PERFORM pubsubpull.set_state(s.name, wanted);
   SELECT r.status, r.body INTO status, body FROM pubsubpull.subscription_state_get(base, name, "user", admin) r;

@@ -46,6 +46,12 @@ static void tell(psp_child_t *c, const char *event, const char *name, const char
         ap_log_error(APLOG_MARK, APLOG_ERR, 0, c->server,
                      "PSP0461: subscription %s lost its place in the log and is disabled", name);
     }
+    else if (strcmp(event, "interrupted") == 0) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
+                     "PSP0120: subscription %s lost its place and is disabled: its table was not "
+                     "published for a time",
+                     name);
+    }
     else if (strcmp(event, "dropped") == 0) {
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, c->server,
                      "PSP0462: changes up to %s are dropped, they are older than "
