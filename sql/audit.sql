@@ -46,10 +46,11 @@ BEGIN
   FOR i IN 1 .. 10 LOOP
     SELECT array_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') ORDER BY c.id DESC), min(c.id)
     INTO found_page, last_id
-    FROM (SELECT l.* FROM pubsubpull.change l
-          WHERE l.table_id = ANY (tables) AND l.id < upto AND l.id >= upto - step
-            AND (l.unattributed IS NOT NULL OR odd = 'no-request' AND l.request IS NULL)
-          ORDER BY l.id DESC LIMIT most - cardinality(page)) c
+    FROM (SELECT o.* FROM unnest(tables) u CROSS JOIN LATERAL (
+            SELECT l.* FROM pubsubpull.change l
+            WHERE l.table_id = u AND l.id < upto AND l.id >= upto - step AND (l.unattributed IS NOT NULL OR odd = 'no-request' AND l.request IS NULL)
+            ORDER BY l.id DESC LIMIT most - cardinality(page)) o
+          ORDER BY o.id DESC LIMIT most - cardinality(page)) c
     JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id;
     page := page || coalesce(found_page, '{}');
     upto := CASE WHEN cardinality(page) = most THEN last_id ELSE upto - step END;
