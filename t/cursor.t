@@ -111,4 +111,16 @@ admin(q{SELECT pubsubpull.publish('t')});
 $pg->sql('INSERT INTO t VALUES (9)');
 like(pages($before, 'public.t'), qr/public\.t was not published/, 'another table of that name is not taken for it');
 is(pages($before), 'public.t:9', 'among all tables it just appears');
+
+# An idle poll looks into one index of each part of the log and finds nothing there, however much happened to other tables
+my $idle = now_cursor();
+$pg->sql('INSERT INTO other SELECT generate_series(1000, 6000)');
+my $dbh = $pg->dbh(user => 'pubsubpull');
+my $poll = q{SELECT etag FROM pubsubpull.changes_get('http://h/p', 'public.t', NULL, NULL, ?, NULL, NULL, NULL, NULL, 'page', NULL)};
+$dbh->begin_work;
+like($dbh->selectrow_array($poll, undef, $idle), qr{^W/idle-}, 'nothing came') for 1 .. 2;
+is_deeply($dbh->selectrow_arrayref(q{SELECT sum(seq_scan), sum(idx_tup_fetch), max(idx_scan) FROM pg_stat_xact_all_tables WHERE schemaname = 'pubsubpull' AND relname ~ '^change'}),
+    [0, 0, 2], 'two polls: one look-up each, no row read, no table scanned');
+$dbh->rollback;
+$dbh->disconnect;
 done_testing;

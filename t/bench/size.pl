@@ -47,7 +47,7 @@ for my $name (sort keys %psp) {
     my $filled = time;
     fill_requests($psp{$name}, $r);
     $seconds{$name} = [$filled - $start, time - $filled];
-    $psp{$name}->pg->sql([user => 'postgres'], 'VACUUM ANALYZE');
+    $psp{$name}->pg->admin->sql('VACUUM ANALYZE');
 }
 Table::note(sprintf '  %d changes through the trigger took %.0f s, %d requests %.0f s', $changes, $seconds{long}[0], $requests, $seconds{long}[1]);
 
