@@ -51,14 +51,15 @@ sub wrk {
     return ($rate, $value * { us => 0.001, ms => 1, s => 1000 }->{$unit}, $n);
 }
 
-# Microseconds of processor time so far: of httpd, of its notifier, of PostgreSQL
+# Microseconds of processor time so far: of httpd, of its notifier, of PostgreSQL but for the session that counts
+my $counting = $pg->sql([user => 'pubsubpull'], 'SELECT pg_backend_pid()');
 sub used {
     my ($server) = @_;
     my %notifier = map { $_ => 1 } $server->notifier_pids;
     my %of = (
         httpd      => [grep { !$notifier{$_} } split ' ', `pgrep -P @{[$server->pid]}`],
         notifier   => [keys %notifier],
-        PostgreSQL => [split ' ', `pgrep -P @{[$pg->pid]}`]);
+        PostgreSQL => [grep { $_ != $counting } split ' ', `pgrep -P @{[$pg->pid]}`]);
     my %used;
     for my $what (keys %of) {
         $used{$what} = 0;
