@@ -188,7 +188,7 @@ BEGIN
   EXECUTE format(
     'CREATE OR REPLACE FUNCTION pubsubpull.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
     ' SET search_path = pg_catalog, pg_temp%s AS %L',
-    format('log_%s_%s', p.id, event), concat(pubsubpull.pinned_settings(p.relation, p.key), CASE event WHEN 'update' THEN ' SET jit = off' END), -- see update_body
+    format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
     format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  unattributed pubsubpull.unattributed;\n  who record;\n  border bigint;\n%sBEGIN\n'
       || E'  IF pg_trigger_depth() > 1 OR concat(current_setting(''pubsubpull.nested'', true), current_setting(''pubsubpull.shut'', true)) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
       || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border, TG_OP);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
@@ -295,14 +295,14 @@ COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
   'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
 
 -- The two transition tables hold the rows of an UPDATE in the same order, so old and new are paired by position, which also
--- holds when the key changed. One row, the common case, needs no join; if a session's first statement had many rows, that plan
--- looks so expensive that the server would compile it each time, hence no jit. A plan made for few rows must never be used for many, hence
--- no nested loop.
+-- holds when the key changed. One row, the common case, needs no join (and its LIMIT keeps the plan a small one: made when a statement had many
+-- rows, it would look so expensive without that it is planned anew each time). A plan made for few rows must never be used for many,
+-- hence no nested loop.
 CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format(
     E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed FROM old_rows o, new_rows n\n'
-    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s;\n'
+    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s LIMIT 1;\n'
     || E'  IF NOT FOUND THEN\n'
     || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
     || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'
