@@ -60,7 +60,8 @@ for my $case (
 is($httpd->put("$url/bad", { callback => $receiver->url('/bad'), requests => {} }, user => 'alice')->status, 403, 'who may not GET requests cannot have them sent');
 is($httpd->put("$url/bad", { callback => $receiver->url('/bad'), requests => {}, table => 'public.secret' }, @as)->status, 403, 'nor calls that changed a table that is not theirs');
 is(admin('SELECT count(*) FROM pubsubpull.change WHERE table_id = 0'), 0, 'nothing was logged');
-call('/svc/users/', 'INSERT INTO t VALUES (100, 0)');
+my $before = call('/svc/users/', 'INSERT INTO t VALUES (100, 0)');
+wait_until { admin('SELECT count(*) FROM pubsubpull.request WHERE id = $1 AND status IS NOT NULL', $before) } 10, 'the end of a call from before';
 
 # One call, one PUT, after it ended, with every row, but those of tables that the subscriber may not GET
 my $made = $psp->subscribe('mail', { callback => $receiver->url('/mail/{id}'), requests => { method => ['POST'], path => '/svc/users/*', status => '2xx' }, secret => 'whsec_' . 'MDEy' x 8 })->json;
