@@ -10,6 +10,9 @@ DO $$ BEGIN
     CREATE INDEX request_writes ON pubsubpull.request (id) WHERE method <> ALL ('{GET,HEAD,OPTIONS}');
     CREATE INDEX request_failed ON pubsubpull.request (id) WHERE status >= 500;
   END IF;
+  IF to_regclass('pubsubpull.request_status') IS NULL THEN -- most are 200: those cost nothing, and are found by walking back
+    CREATE INDEX request_status ON pubsubpull.request (status, id) WHERE status <> 200;
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_time(name text, value text) RETURNS uuid
@@ -73,6 +76,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       || CASE WHEN value NOT IN ('GET', 'HEAD', 'OPTIONS') THEN ' AND q.method <> ALL (''{GET,HEAD,OPTIONS}'')' ELSE '' END
     WHEN 'path' THEN 'q.path LIKE $6'
     WHEN 'status' THEN 'q.status BETWEEN replace($2->>''status'', ''x'', ''0'')::int AND replace($2->>''status'', ''x'', ''9'')::int' || CASE WHEN value >= '5' THEN ' AND q.status >= 500' ELSE '' END
+      || CASE WHEN value NOT IN ('200', '2xx') THEN ' AND q.status <> 200' ELSE '' END
     WHEN 'from' THEN 'q.id >= pubsubpull.parse_time(''from'', $2->>''from'')'
     WHEN 'to' THEN 'q.id < pubsubpull.parse_time(''to'', $2->>''to'')'
     WHEN 'cause' THEN 'q.cause = ($2->>''cause'')::uuid'
