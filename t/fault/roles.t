@@ -33,12 +33,12 @@ is(list($pg->rows(q{SELECT format('%s:%s', r.rolname, m.roleid::regrole) FROM pg
 wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull%'}) >= 3 } 10, 'sessions of httpd';
 is(list($pg->admin->rows(q{SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name LIKE 'pubsubpull%'})), 'pubsubpull_httpd', 'its sessions are of that role');
 is(list(owner_rows(q{SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner FROM pg_class WHERE relnamespace = 'pubsubpull'::regnamespace
-    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'run_key') UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'all of the schema belongs to its owner');
+    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'read_page', 'run_key') UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'all of the schema belongs to its owner');
 is(list(owner_rows(q{SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND prosecdef
     AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)})), '', 'functions that run with its rights have a search_path of their own');
 
 # What httpd calls is in its sources; these functions and what they need in the caller's name, nothing else, is for its role
-my %called = map { $_ => 1 } qw(run_rows run_key percent_encode);
+my %called = map { $_ => 1 } qw(run_rows read_page run_key percent_encode);
 for my $file (bsd_glob(repo('src/*/*.c'))) { my $text = slurp($file); $called{$1} = 1 while $text =~ /"SELECT (?:[\w, *]+ FROM )?pubsubpull\.(\w+)\(/g }
 is(list(owner_rows(q{SELECT proname FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND prorettype <> 'trigger'::regtype
     AND has_function_privilege('pubsubpull_httpd', oid, 'EXECUTE') GROUP BY 1 ORDER BY proname COLLATE "C"})), join(' ', sort keys %called), 'the module\'s role may call what httpd calls');
@@ -216,7 +216,7 @@ like($@, qr/must not belong to a superuser.*Run sql\/roles\.sql first/s, 'and wh
 $pg->admin->psql(['-f', repo('sql/roles.sql')]);
 $pg->install_schema;
 is(list(owner_rows(q{SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner FROM pg_class WHERE relnamespace = 'pubsubpull'::regnamespace
-    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'run_key') UNION SELECT typowner FROM pg_type WHERE typnamespace = 'pubsubpull'::regnamespace
+    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 'pubsubpull'::regnamespace AND proname NOT IN ('run_rows', 'read_page', 'run_key') UNION SELECT typowner FROM pg_type WHERE typnamespace = 'pubsubpull'::regnamespace
     UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'pubsubpull') x(o)})), 'pubsubpull', 'roles.sql gives all of it to the owner');
 $pg->sql('INSERT INTO t VALUES (3, 3)');
 is(owner('SELECT key FROM pubsubpull.change ORDER BY id DESC LIMIT 1'), 3, 'which logs on');
