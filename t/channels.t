@@ -3,6 +3,6 @@
 use PspTest;
 use PspTest::Channels;
 
-my $channels = PspTest::Channels->up(undef, config => "KeepAliveTimeout 60\n");    # a busy client may need long for its next request
+my $channels = PspTest::Channels->up;
 PspTest::Channel::together($channels->psp, [$channels->all], clients => 200, seconds => 30);
 finish;

@@ -115,5 +115,5 @@ $lock->do('LOCK t');
 is($httpd->get("$tables/public.t/rows/", @as)->status, 503, 'a locked table is not waited for for ever');
 $lock->rollback;
 $lock->disconnect;
-$httpd->expect_log(qr/PSP033[01]|PSP031[234]|PSP030[12]/);
+$httpd->expect_log(qr/PSP033[01]|PSP031[234]|PSP030[12]|PSP0105/);
 finish;

@@ -58,6 +58,7 @@ sub versus {    # medians of two, in turn
 }
 
 $pg->sql('ALTER TABLE big DISABLE TRIGGER USER');
+$httpd->expect_log(qr/PSP0105/);
 fill('big', 500_000);
 fill('small', 10_000);
 $pg->admin->sql('VACUUM ANALYZE');

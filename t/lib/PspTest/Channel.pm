@@ -160,8 +160,12 @@ sub load {
 # One request; (a line for judge, undef) or (undef, what is wrong).
 sub send {
     my ($self, $client, $resource, $name, $user) = @_;
-    my $answer = $client->post("$self->{url}/$resource?name=$name",
-        { headers => { Authorization => 'Basic ' . encode_base64("$user:$user", '') } });
+    my $answer;
+    for (1 .. 5) {    # httpd may close an idle connection at any time, also when its workers are all busy (RFC 9112, 9.3.1)
+        $answer = $client->post("$self->{url}/$resource?name=$name",
+            { headers => { Authorization => 'Basic ' . encode_base64("$user:$user", '') } });
+        last if $answer->{status} != 599 || $answer->{content} !~ /Unexpected end of stream/;
+    }
     return (undef, "$self->{path} $resource: $answer->{status} $answer->{content}" =~ s/\n/ /gr)
         if $answer->{status} != ($rows{$resource} ? 201 : 500);
     return ($self->line($resource, $name, $user, $answer->{headers}{'x-request-id'}), undef);
