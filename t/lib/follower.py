@@ -38,22 +38,22 @@ def follow(way):                         # returns the URL to go on with, and wh
     page = json.load(get(changes + ('&wait=5' if way == 'poll' else '')))
     for change in page['changes']: apply(change)
     return page['next'].replace('&wait=5', ''), page['more'] or way == 'poll'
-def stop(*_):                            # catches up, from the start if it was just there, and says what is there
-    global copy, changes
-    (copy, changes), more = (copy, changes) if changes else start(f'{table}/rows/'), True
-    while more: changes, more = follow('pages')
-    sys.exit(json.dump(list(copy.values()), open(file, 'w')))
-signal.signal(signal.SIGTERM, stop)
-while True:
+def step(way):                           # returns whether there is more already
+    global columns, copy, changes
     try:
         if not changes:
             columns = json.load(get(table))['key']
             copy, changes = start(f'{table}/rows/')
         changes, more = follow(way)
-        time.sleep(0 if more else 0.05)
+        return more
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, 'code', 503) == 410:
             changes = None               # the log does not reach back so far any more: all again
         elif getattr(error, 'code', 503) < 500:
             raise
-        time.sleep(0.1)                  # broken off: again from the last place known
+        return not time.sleep(0.1)       # broken off: again from the last place known
+def stop(*_):                            # catches up and says what is there
+    while step('pages'): pass
+    sys.exit(json.dump(list(copy.values()), open(file, 'w')))
+signal.signal(signal.SIGTERM, stop)
+while True: time.sleep(0 if step(way) else 0.05)
