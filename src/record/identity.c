@@ -108,7 +108,7 @@ static const char *make_traceparent(const char *id, apr_pool_t *p)
     while (!span) {
         ap_random_insecure_bytes(&span, sizeof(span));
     }
-    memcpy(made, "00-", 3);
+    apr_cpystrn(made, "00-", 4);
     psp_record_trace(made + 3, id);
     *to++ = '-';
     for (i = 60; i >= 0; i -= 4) {
