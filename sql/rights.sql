@@ -6,14 +6,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA pubsubpull FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pubsubpull FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pubsubpull FROM PUBLIC;
 
-\if :{?module}
-\else
-\set module pubsubpull_httpd
-\endif
-\if :{?publisher}
-\else
-\set publisher pubsubpull_publisher
-\endif
+\ir names.sql
 SELECT set_config('pubsubpull.module', :'module', true), set_config('pubsubpull.publisher', :'publisher', true) \g /dev/null
 DO $$
 DECLARE

@@ -8,18 +8,7 @@
 --   pubsubpull_httpd      httpd connects as it: calls what httpd calls, reads rows        -v module=NAME
 --   pubsubpull_publisher  its members may publish tables of theirs by SQL                 -v publisher=NAME
 \set ON_ERROR_STOP on
-\if :{?owner}
-\else
-\set owner pubsubpull
-\endif
-\if :{?module}
-\else
-\set module pubsubpull_httpd
-\endif
-\if :{?publisher}
-\else
-\set publisher pubsubpull_publisher
-\endif
+\ir names.sql
 BEGIN;
 SET LOCAL client_min_messages = notice;
 SET LOCAL lock_timeout = '5s';

@@ -38,11 +38,6 @@ sub call {
     my $answer = $httpd->request($o{method} // 'POST', $path, user => 'alice', body => $sql, %o);
     return $answer->header('X-Request-Id') // die $answer->status;
 }
-sub settled {
-    my ($name, $what) = @_;
-    wait_until { my $s = $httpd->get("$url/$name", @as)->json; $s->{pending} == 0 && $s->{lag}{changes} == 0 } 15, "$name: $what";
-    return;
-}
 sub recorded { my ($id) = @_; return wait_until { admin('SELECT count(*) FROM pubsubpull.request WHERE id = ? AND status IS NOT NULL', $id) } 5, "the end of $id" }
 
 # Refused, all of it named
@@ -74,7 +69,7 @@ call('/svc/users/1', 'INSERT INTO u VALUES (3)', method => 'PUT');     # another
 call('/svc/users/', 'SELECT 1');                                       # recorded only if it changes something
 my $last = call('/svc//x/%2E./us%65rs/7?x', 'INSERT INTO u VALUES (4)');
 $receiver->wait_for(2, 10);
-settled('mail', 'nothing else');
+$psp->settled('mail', 'nothing else');
 my @got = sort { $a->path cmp $b->path } $receiver->requests; # ids begin with the time
 is(join(' ', map { $_->path } @got), "/mail/$id /mail/$last", 'the calls that fit, whichever way the path was written');
 my $event = $got[0]->json;
@@ -100,7 +95,7 @@ call('/svc/a', 'UPDATE t SET v = 7 WHERE id = 1');
 $id = call('/svc/a', 'UPDATE t SET v = 8 WHERE id = 1');
 $last = call('/svc/a', 'INSERT INTO t VALUES (3, 9)', user => 'bob');
 $receiver->wait_for(2);
-settled($_, 'the table\'s calls') for qw(t ce);
+$psp->settled($_, 'the table\'s calls') for qw(t ce);
 is(join(' ', sort map { $_->path } $receiver->requests), "/ce /t/public.t/$id", 'calls that changed that table, in this way, and for which when holds');
 my ($ce) = map { $_->json } $receiver->requests(qr{^/ce});
 is("$ce->{type} $ce->{subject} $ce->{data}{request}{user} $ce->{data}{changes}[0]{new}{id}", "pubsubpull.request $last bob 3", 'as a CloudEvent');
@@ -111,7 +106,7 @@ $receiver->forget;
 $psp->subscribe('odd', { callback => $receiver->url('/odd'), requests => { status => [404, '5xx'], path => ['/svc/all/**', '/none'] }, batch => 10, rate => 5 });
 my @ids = map { call("/svc/all/x/$_?status=" . (404 + $_), '', method => 'GET') } 0, 1, 99;
 wait_until { 2 <= map { @{ $_->json } } $receiver->requests } 10, 'two calls';
-settled('odd', 'what fits');
+$psp->settled('odd', 'what fits');
 is(join(' ', sort map { $_->{request}{id} } map { @{ $_->json } } $receiver->requests), join(' ', sort @ids[0, 2]), 'calls by their status, though they changed nothing');
 $httpd->delete("$url/odd", @as);
 
@@ -122,7 +117,7 @@ $receiver->reply(match => '^/all/', status => 500, times => 3);
 $psp->subscribe('all', { callback => $receiver->url('/all/{id}'), requests => { status => 200, path => '/svc/**' }, since => 'beginning', retry => { first => 1, max => 1 } });
 my @after = map { call('/svc/late', "UPDATE t SET v = v + 1 WHERE id = 1") } 1 .. 5;
 $receiver->wait_for(@before + @after + 3, 20);
-settled('all', 'old and new');
+$psp->settled('all', 'old and new');
 my %times;
 $times{$_}++ for map { $_->json->{request}{id} } $receiver->requests;
 is(join(' ', sort keys %times), join(' ', sort @before, @after), 'from the beginning: each call, those that failed at first as well');
@@ -133,12 +128,12 @@ my $position = $httpd->get("$url/all/position", @as)->json->{since};
 $receiver->forget;
 my $one = call('/svc/late', 'UPDATE t SET v = 0 WHERE id = 1');
 $receiver->wait_for(1);
-settled('all', 'one more');
+$psp->settled('all', 'one more');
 is($httpd->put("$url/all/position", { since => $position }, @as)->status, 200, 'back to a cursor');
 is(join(' ', map { $_->json->{request}{id} } $receiver->wait_for(2)), "$one $one", 'is a replay');
 is($httpd->put("$url/fresh", { callback => $receiver->url('/f'), requests => { status => 201 }, since => $position }, @as)->status, 410, 'a cursor from before anybody wanted such calls');
 is($httpd->put("$url/fresh", { callback => $receiver->url('/f'), requests => { path => '/svc/**', status => '200' }, since => $position }, @as)->status, 201, 'one of a subscription to the same calls is good');
-settled('fresh', 'what was sent to the other');
+$psp->settled('fresh', 'what was sent to the other');
 is(join(' ', map { $_->json->{request}{id} } $receiver->requests(qr{^/f$})), $one, 'and none is missing');
 
 # What is still open when the call has ended is not in; what fails waits with its row alone, and is the same when it is sent again
@@ -155,7 +150,7 @@ $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, qq({"id":"$row1[
 $pg->sql('UPDATE t SET v = -1 WHERE id = 100'); # a job that kept the identity
 $pg->sql(q{SELECT set_config('pubsubpull.request', '', false)});
 $receiver->wait_for(4);
-settled('r', 'all of them');
+$psp->settled('r', 'all of them');
 my @order = map { $_->json->{request}{id} } $receiver->requests;
 is(join(' ', map { my $x = $_; scalar grep { $_ eq $x } @order } @row1, $row2), '2 1 1', 'one failed once');
 is(join(' ', grep { $_ ne $row2 } @order), "$row1[0] $row1[0] $row1[1]", 'the next call that changed its row comes after it');
@@ -173,11 +168,11 @@ my $again = record(2);
 admin('SELECT pubsubpull.record_requests($1)', $again);
 admin('SELECT pubsubpull.record_requests($1)', $again);
 $receiver->wait_for(1);
-settled('r', 'the second');
+$psp->settled('r', 'the second');
 $db->commit;
 admin('SELECT pubsubpull.record_requests($1)', record(3));
 $receiver->wait_for(3);
-settled('r', 'all three');
+$psp->settled('r', 'all three');
 is(join(' ', sort map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests), '1 2 3', 'each once, the late one as well');
 is(join(' ', map { $_->json->{request}{path} =~ /(\d+)$/ } ($receiver->requests)[0]), '2', 'which delayed nobody');
 
@@ -188,10 +183,10 @@ $psp->subscribe('past', { callback => $receiver->url('/past'), requests => { pat
 admin('SELECT pubsubpull.record_requests($1)', record(4));
 kill CONT => $notifier;
 $receiver->wait_for(4, 10, qr{^/past});
-settled('past', 'what was and what came');
+$psp->settled('past', 'what was and what came');
 is(join(' ', sort map { $_->json->{request}{path} =~ /(\d+)$/ } $receiver->requests(qr{^/past})), '1 2 3 4', 'what ends meanwhile is sent once');
 $httpd->delete("$url/past", @as);
-settled('r', 'the fourth');
+$psp->settled('r', 'the fourth');
 
 # A user who is forgotten is sent to nobody
 $receiver->forget;
@@ -201,7 +196,7 @@ my $kept = call('/svc/r/6', 'UPDATE t SET v = 2 WHERE id = 1');
 recorded($kept);
 admin(q{SELECT pubsubpull.forget_user('bob')});
 $httpd->put("$url/r/state", { state => 'active' }, @as);
-settled('r', 'what is left');
+$psp->settled('r', 'what is left');
 is(join(' ', map { $_->json->{request}{id} } $receiver->requests), $kept, 'only calls of those who are still known');
 
 # Two servers, both recording, and many calls: each arrives once
@@ -219,7 +214,7 @@ for my $server ($httpd, $other) {
 }
 is(join(' ', map { waitpid $_, 0; $? } @pids), '0 0', 'calls at two servers');
 $receiver->wait_for(200, 20);
-settled('r', 'the calls of two servers');
+$psp->settled('r', 'the calls of two servers');
 my %seen;
 $seen{ $_->json->{changes}[0]{new}{id} }++ for $receiver->requests;
 is(scalar(keys %seen) . ' ' . scalar(grep { $_ > 1 } values %seen), '200 0', 'each call arrives, once');

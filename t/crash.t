@@ -18,10 +18,6 @@ sub pull {
     return $page->json->{more} || @{ $page->json->{changes} };
 }
 
-sub settled {
-    wait_until { my $s = $httpd->get('/pubsubpull/subscriptions/s', user => 'billing'); $s->status == 200 && $s->json->{lag}{changes} == 0 && $s->json->{pending} == 0 } 20, 'all deliveries';
-}
-
 pull();
 for my $n (1 .. 3) {
     $pg->sql('INSERT INTO t VALUES (?, 0)', 10 * $n);
@@ -34,7 +30,7 @@ for my $n (1 .. 3) {
     eval { $lost->disconnect };
     $pg->sql('INSERT INTO t VALUES (?, 0)', 10 * $n + $_) for 1 .. 9;
     1 while pull();
-    settled();
+    $psp->settled('s');
 }
 my @rows = map { $_->[0] } @{ $pg->rows('SELECT id FROM t ORDER BY id') };
 my %arrived = map { $_->json->{key}{id} => 1 } $receiver->requests;

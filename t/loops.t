@@ -35,7 +35,6 @@ sub recorded { my ($id) = @_; return wait_until { my $r = $httpd->get("/pubsubpu
 sub state_of { my ($name) = @_; return $httpd->get("$url/$name", @as)->json }
 sub metric { my ($answer) = $httpd->get('/pubsubpull/metrics', @as)->body =~ /^pubsubpull_deliveries_failed_total\{reason="hops"\} (\d+)/m; return $answer }
 sub value { my ($id) = @_; return admin('SELECT v FROM public.t WHERE id = ?', $id) }
-sub quiet { my ($name) = @_; wait_until { my $s = state_of($name); $s->{pending} == 0 && $s->{lag}{changes} == 0 } 10, "$name has nothing to do"; return }
 
 # What a delivery says of its cause, and what comes of it when it is sent back
 $psp->subscribe('see', { callback => $receiver->url('/see/{id}'), table => 'public.t' });
@@ -92,7 +91,7 @@ for my $case (
     $psp->subscribe($name, { callback => $service->url("/$how" . ($path // '/{id}')), table => 'public.t', headers => {@alice}, %$more });
     call("UPDATE t SET v = 1 WHERE id = $row");
     wait_until { state_of($name)->{failed} } 15, "$name to be stopped";
-    quiet($name);
+    $psp->settled($name);
     is(value($row), 5, "$name: three hops are allowed, what the fourth changed is not sent");
     my ($failure) = @{ $httpd->get("$url/$name/failures/", @as)->json->{failures} };
     like($failure->{error}, qr/^stopped: 4 requests .* PubSubPullMaxHops is 3$/, 'which is a failure with its reason');
@@ -114,7 +113,7 @@ wait_until { state_of('again')->{failed} } 15, 'a chain to be stopped';
 $pg->sql('UPDATE t SET v = 100 WHERE id = 20');
 $httpd->put("$url/again/failures/", { state => 'pending' }, @as);
 wait_until { state_of('again')->{failed} == 2 } 15, 'what came of both to be stopped';
-quiet('again');
+$psp->settled('again');
 is(value(20), 106, 'a change past httpd begins a chain of its own, and what is tried again is sent, once');
 $httpd->delete("$url/again", @as);
 
@@ -153,7 +152,7 @@ for my $bad ('-1', '1001', 'many', '3 4') {
     my $idle = PspTest::Httpd->start(stopped => 1, unwatched => 1, database => 'host=/nowhere', config => "PubSubPullMaxHops $bad");
     spew($idle->dir . '/stderr.log', ''); # it never runs
     my ($good, $said) = $idle->configtest;
-    like(($good ? 'taken' : 'refused') . $said, qr/^refused.*PubSubPullMaxHops (?:wants a number from 0 to 1000|takes one)/s, "PubSubPullMaxHops $bad is a mistake");
+    like(($good ? 'taken' : 'refused') . $said, qr/^refused.*PubSubPullMaxHops (?:must be a number from 0 to 1000|takes one)/s, "PubSubPullMaxHops $bad is a mistake");
 }
 $httpd->expect_log(qr/PSP0480|PSP044[01]/);
 finish;

@@ -10,14 +10,6 @@ my $url = '/pubsubpull/subscriptions';
 my @as = (user => 'billing');
 my %retry = (retry => { first => 1, max => 1 });
 
-sub settled {
-    my ($name, $what) = @_;
-    wait_until {
-        my $s = $httpd->get("$url/$name", @as)->json;
-        $s->{pending} == 0 && $s->{lag}{changes} == 0
-    } 15, "$name: $what";
-    return $httpd->get("$url/$name", @as)->json;
-}
 sub events { return map { @{ $_->json } } @_ }
 
 # Batches: all arrive, once, in order per key, few at a time never more than asked for
@@ -25,7 +17,7 @@ $psp->subscribe('b', { callback => $receiver->url('/b/{table}'), table => 'publi
 $receiver->reply(match => '^/b', delay => 0.02);
 $pg->sql('INSERT INTO t SELECT n, 0 FROM generate_series(1, 100) n');
 $pg->sql('UPDATE t SET v = v + 1') for 1 .. 3;
-settled('b', 'a backlog is sent');
+$psp->settled('b', 'a backlog is sent');
 my @puts = $receiver->requests(qr{^/b/public\.t$});
 my @events = events(@puts);
 is(scalar @events, 400, 'every change is in a batch, once');
@@ -41,7 +33,7 @@ is(scalar(grep { my @ids = map { $_->{id} } @{ $_->json }; "@ids" ne join ' ', s
 is($puts[0]->header('content-type'), 'application/json', 'as JSON');
 $pg->sql('TRUNCATE t');
 $pg->sql('INSERT INTO t VALUES (1, 1), (2, 2)');
-settled('b', 'TRUNCATE between changes');
+$psp->settled('b', 'TRUNCATE between changes');
 @events = (events($receiver->requests(qr{^/b})))[400 .. 402];
 is(join(' ', map { $_->{type} } @events), 'truncate insert insert', 'TRUNCATE keeps its place');
 
@@ -51,7 +43,7 @@ $receiver->reply(match => '^/b', status => 500, times => 1);
 $pg->sql('UPDATE t SET v = 10');
 $receiver->wait_for(1);
 $pg->sql('UPDATE t SET v = 11');
-settled('b', 'a batch is tried again');
+$psp->settled('b', 'a batch is tried again');
 @puts = $receiver->requests(qr{^/b});
 is($puts[1]->header('webhook-id'), $puts[0]->header('webhook-id'), 'the same webhook-id');
 is($puts[1]->body =~ s/"cursor":[^,}]*//gr, $puts[0]->body =~ s/"cursor":[^,}]*//gr, 'and the same events');
@@ -66,7 +58,7 @@ $receiver->reply(match => '^/b', status => 500, times => 1);
 $pg->sql('UPDATE t SET v = 12');
 wait_until { @{ $httpd->get("$url/b/failures/", @as)->json->{failures} } == 2 } 10, 'two failures';
 $pg->sql('UPDATE t SET v = 13');
-settled('b', 'the keys go on');
+$psp->settled('b', 'the keys go on');
 is($httpd->put("$url/b/failures/", { state => 'pending' }, @as)->status, 200, 'try again');
 wait_until { !@{ $httpd->get("$url/b/failures/", @as)->json->{failures} } } 10, 'no failures';
 is(join(' ', sort map { $_->{new}{v} } events($receiver->requests(qr{^/b}))), '12 12 12 12 13 13', 'all arrived, the failed ones twice');
@@ -80,19 +72,19 @@ $dbh->do("UPDATE t SET v = $_") for 30, 31;
 $dbh->commit;
 $receiver->wait_for(1, 10, qr{^/b});
 $psp->subscribe('b', { callback => $receiver->url('/b/{id}'), table => 'public.t', %retry });
-settled('b', 'the batch in pieces');
+$psp->settled('b', 'the batch in pieces');
 is(join(' ', map { my $path = $_; map { $_->json->{new}{v} } grep { $_->path eq $path } $receiver->requests } qw(/b/1 /b/2)), '30 31 30 31', 'none of a batch is lost when there are none any more');
 is($httpd->delete("$url/b", @as)->status, 204, 'done with batches');
 
 # CloudEvents in batches
 $psp->subscribe('ce', { callback => $receiver->url('/ce'), table => 'public.t', batch => 5, format => 'cloudevents' });
 $pg->sql('UPDATE t SET v = 20');
-settled('ce', 'CloudEvents');
+$psp->settled('ce', 'CloudEvents');
 my ($put) = $receiver->requests(qr{^/ce});
 is($put->header('content-type'), 'application/cloudevents-batch+json', 'the batch format of CloudEvents');
 is((events($put))[0]->{specversion}, '1.0', 'is an array of them');
 $pg->sql('TRUNCATE t');
-settled('ce', 'CloudEvents of TRUNCATE');
+$psp->settled('ce', 'CloudEvents of TRUNCATE');
 ($put) = (events(($receiver->requests(qr{^/ce}))[-1]))[-1];
 is($put->{type} . ' ' . ($put->{subject} // 'of no row'), 'pubsubpull.truncate of no row', 'one of TRUNCATE has no subject');
 $pg->sql('INSERT INTO t VALUES (1, 20), (2, 20)');
@@ -102,7 +94,7 @@ $httpd->delete("$url/ce", @as);
 $psp->subscribe('l', { callback => $receiver->url('/l/{id}'), table => 'public.t', latest => JSON::PP::true(), %retry });
 $receiver->reply(match => '^/l', delay => 0.3, times => 1);
 $pg->sql("UPDATE t SET v = $_ WHERE id = 1") for 100 .. 150;
-settled('l', 'the newest');
+$psp->settled('l', 'the newest');
 my @l = map { $_->json->{new}{v} } $receiver->requests(qr{^/l/1});
 is($l[-1], 150, 'the newest arrives');
 cmp_ok(scalar @l, '<', 20, "few of those before it: @l");
@@ -112,7 +104,7 @@ $receiver->reply(match => '^/l', status => 503, times => 1);
 $pg->sql('UPDATE t SET v = 200 WHERE id = 1');
 $receiver->wait_for(1, 10, qr{^/l});
 $pg->sql("UPDATE t SET v = $_ WHERE id = 1") for 201 .. 210;
-settled('l', 'the newest after a failure');
+$psp->settled('l', 'the newest after a failure');
 @l = map { $_->json->{new}{v} } $receiver->requests(qr{^/l/1});
 is($l[-1], 210, 'the newest replaces what failed');
 cmp_ok(scalar @l, '<=', 3, "and what waited behind it: @l");
@@ -121,7 +113,7 @@ $httpd->delete("$url/l", @as);
 # Rate: PUTs a second, in fresh ones and tries
 $psp->subscribe('r', { callback => $receiver->url('/r/{id}'), table => 'public.t', rate => 20 });
 $pg->sql('INSERT INTO t SELECT n, 0 FROM generate_series(1000, 1029) n');
-settled('r', 'the rate');
+$psp->settled('r', 'the rate');
 my @times = map { $_->{time} } $receiver->requests(qr{^/r});
 is(scalar @times, 30, 'all arrive');
 my $seconds = $times[-1] - $times[0];
@@ -134,7 +126,7 @@ $psp->subscribe('w', { callback => $receiver->url('/w/{id}'), table => 'public.t
 $psp->subscribe('e', { callback => $receiver->url('/e/{id}'), table => 'public.t', when => 'strict $.new.nothing > 5', on => ['insert'] });
 $psp->subscribe('f', { callback => $receiver->url('/f/{id}'), table => 'public.t', when => '$.new.v.double() / ($.new.v - 8) > 0', on => ['insert'] });
 $pg->sql('INSERT INTO t VALUES (2001, 1), (2002, 9), (2003, 8)');
-settled($_, 'predicates') for qw(w e f);
+$psp->settled($_, 'predicates') for qw(w e f);
 is(join(' ', sort map { $_->path } $receiver->requests(qr{^/w})), '/w/2002 /w/2003', 'what the predicate lets through');
 my $failures = $httpd->get("$url/e/failures/", @as)->json->{failures};
 is(scalar @$failures, 3, 'events for which it is unknown are failures');
@@ -157,7 +149,7 @@ $psp->subscribe('j', { callback => $receiver->url('/j/{k}'), table => 'public.j'
 $psp->subscribe('i', { callback => $receiver->url('/i/{id}'), table => 'public.t', on => ['insert'] });
 $pg->sql(q<INSERT INTO j VALUES ('a', '{"x": 1}'), ('b', '{"x": "\\u0000"}'), ('c', '{"x": 2}')>);
 $pg->sql('INSERT INTO t VALUES (2500, 0)');
-settled($_, 'what can be made') for qw(j i);
+$psp->settled($_, 'what can be made') for qw(j i);
 is(join(' ', sort map { $_->path } $receiver->requests(qr{^/[ij]})), '/i/2500 /j/a /j/c', 'the others arrive');
 $failures = $httpd->get("$url/j/failures/", @as)->json->{failures};
 like(join(' ', map { "$_->{key} $_->{state} $_->{error}" } @$failures), qr/^b failed the notification cannot be made: /, 'and it is a failure that says why');

@@ -11,15 +11,6 @@ my $url = '/pubsubpull/subscriptions';
 my @as = (user => 'billing');
 my %retry = (retry => { first => 1, max => 1 });
 
-sub settled {
-    my ($name, $what) = @_;
-    wait_until {
-        my $s = $httpd->get("$url/$name", @as)->json;
-        $s->{pending} == 0 && $s->{lag}{changes} == 0
-    } 15, "$name: $what";
-    return;
-}
-
 # Committed after a barrier but with a lower id, it waits behind the barrier in the notifier and not in the database
 $psp->subscribe('l', { callback => $receiver->url('/l/{id}'), table => 'public.t', %retry });
 $receiver->reply(path => '/l/1', status => 500, times => 1, delay => 1);
@@ -30,7 +21,7 @@ $receiver->wait_for(1);
 $pg->sql('UPDATE t SET id = 20 WHERE id = 2');
 sleep 0.2;    # until it was read: the notifier reads every 48 ms
 $late->commit;
-settled('l', 'a change that was committed late');
+$psp->settled('l', 'a change that was committed late');
 is(join(' ', sort map { $_->path } $receiver->requests), '/l/1 /l/1 /l/20 /l/3', 'what is parked behind a failure gets its turn though nothing in the database stands before it');
 $httpd->delete("$url/l", @as);
 $pg->sql('UPDATE t SET id = 2 WHERE id = 20');
@@ -45,7 +36,7 @@ $pg->sql('UPDATE t SET v = 40 WHERE id = 1');
 $receiver->wait_for(2, 10, qr{^/o});
 wait_until { $httpd->get("$url/o", @as)->json->{pending} == 1 } 5, 'a failure';
 $pg->sql('TRUNCATE t');
-settled('o', 'TRUNCATE');
+$psp->settled('o', 'TRUNCATE');
 is(join(' ', map { $_->path } $receiver->requests), '/o/2 /o/1 /o/1 /o/2 /o/', 'TRUNCATE waits for it');
 $httpd->delete("$url/o", @as);
 $pg->sql('INSERT INTO t VALUES (1, 0), (2, 0)');
@@ -63,7 +54,7 @@ $receiver->wait_for(4, 10, qr{^/k/1});
 wait_until { $httpd->get("$url/k", @as)->json->{pending} == 0 } 5, 'all but the one that hangs';
 kill KILL => $httpd->notifier_pid;
 $receiver->wait_for(2, 10, qr{^/k/2});
-settled('k', 'the rest');
+$psp->settled('k', 'the rest');
 is(join(' ', map { $_->json->{new}{v} } $receiver->requests(qr{^/k/1})), '51 51 52 53', 'what was parked and then sent is not sent again after a kill');
 $httpd->delete("$url/k", @as);
 
@@ -79,7 +70,7 @@ $pg->sql('TRUNCATE t');
 $receiver->wait_for(2, 10, qr{^/q/1});
 wait_until { $httpd->get("$url/q", @as)->json->{pending} == 1 } 5, 'TRUNCATE to have its turn';
 kill KILL => $httpd->notifier_pid;
-settled('q', 'TRUNCATE after the kill');
+$psp->settled('q', 'TRUNCATE after the kill');
 is(join(' ', map { $_->path } ($receiver->requests)[-2, -1]), '/q/2 /q/', 'TRUNCATE comes after what has to be sent again');
 $httpd->delete("$url/q", @as);
 $pg->sql('INSERT INTO t VALUES (1, 0), (2, 0)');
@@ -97,7 +88,7 @@ $httpd->put("$url/f/failures/", { state => 'pending' }, @as);
 $receiver->wait_for(1);
 sleep 0.2;
 is(scalar $receiver->requests, 1, 'a failure that is tried again has those after it wait');
-settled('f', 'the second');
+$psp->settled('f', 'the second');
 is(join(' ', map { $_->json->{new}{v} } $receiver->requests), '61 62', 'in order');
 $httpd->expect_log(qr/PSP0403/);
 finish;

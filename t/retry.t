@@ -61,10 +61,7 @@ $receiver->wait_for(60, 5, qr{^/quick});
 cmp_ok(scalar($receiver->requests(qr{^/copy})), '<', 3000, 'another subscription is not held up meanwhile');
 kill 'KILL', $httpd->notifier_pid;
 $pg->sql('UPDATE t SET v = v + 5 WHERE id % 70 = 0');
-wait_until {
-    my $s = $httpd->get("$url/copy", @as)->json;
-    $s->{pending} == 0 && $s->{lag}{changes} == 0
-} 60, 'the copy to be complete';
+$psp->settled('copy', 'the copy', within => 60);
 my %copy;
 for my $put ($receiver->requests(qr{^/copy})) {
     my $event = $put->json;

@@ -19,10 +19,6 @@ APLOG_USE_MODULE(pubsubpull);
 #define RETENTION_MIN 60
 #define RETENTION_MAX APR_INT32_MAX /* 68 years */
 #define SPOOL_MIN (1024 * 1024)
-#define KEY_TTL_MAX (366 * 86400)
-#define STREAM_TIMEOUT_LIMIT 3600
-#define WAITERS_LIMIT 1000000
-#define MAX_HOPS_LIMIT 1000
 
 /* The main server only: there is one notifier and one log for the whole of httpd. */
 static psp_server_config_t *main_server(cmd_parms *cmd, const char **error)
@@ -123,22 +119,6 @@ static const char *set_key(cmd_parms *cmd, void *dir, const char *arg)
     return error ? apr_pstrcat(cmd->pool, cmd->cmd->name, " ", error, NULL) : NULL;
 }
 
-static const char *set_key_ttl(cmd_parms *cmd, void *dir, const char *arg)
-{
-    const char *error;
-    psp_server_config_t *c = main_server(cmd, &error);
-    char *end;
-    apr_int64_t seconds = apr_strtoi64(arg, &end, 10);
-
-    (void)dir;
-    if (!error && (!apr_isdigit(*arg) || *end || seconds < 1 || seconds > KEY_TTL_MAX)) {
-        return apr_psprintf(cmd->pool, "%s must be a number of seconds from 1 to %d, not '%s'",
-                            cmd->cmd->name, KEY_TTL_MAX, arg);
-    }
-    c->key_ttl = (int)seconds;
-    return error;
-}
-
 static const char *set_spool(cmd_parms *cmd, void *dir, const char *path, const char *size)
 {
     const char *error;
@@ -225,44 +205,37 @@ static const char *set_retention(cmd_parms *cmd, void *dir, const char *arg)
     return NULL;
 }
 
-static const char *set_stream_timeout(cmd_parms *cmd, void *dir, const char *arg)
+/* A whole number between two, for what it says where it belongs. */
+typedef struct range_t {
+    apr_size_t member; /* offset of an int in psp_server_config_t */
+    int min, max;
+    const char *what;
+} range_t;
+
+static const range_t key_ttl = {APR_OFFSETOF(psp_server_config_t, key_ttl), 1, 366 * 86400,
+                                "a number of seconds"};
+static const range_t stream_timeout = {APR_OFFSETOF(psp_server_config_t, stream_timeout), 1, 3600,
+                                       "a number of seconds"};
+static const range_t waiters = {APR_OFFSETOF(psp_server_config_t, waiters), 0, 1000000, "a number"};
+static const range_t max_hops = {APR_OFFSETOF(psp_server_config_t, max_hops), 0, 1000, "a number"};
+
+static const char *set_number(cmd_parms *cmd, void *dir, const char *arg)
 {
+    const range_t *range = cmd->info;
     const char *error;
     psp_server_config_t *c = main_server(cmd, &error);
+    int value;
 
     (void)dir;
-    if (!error &&
-        (!parse_count(arg, STREAM_TIMEOUT_LIMIT, &c->stream_timeout) || c->stream_timeout < 1)) {
-        error = apr_psprintf(cmd->pool, "%s wants seconds, from 1 to %d", cmd->cmd->name,
-                             STREAM_TIMEOUT_LIMIT);
+    if (error) {
+        return error;
     }
-    return error;
-}
-
-static const char *set_waiters(cmd_parms *cmd, void *dir, const char *arg)
-{
-    const char *error;
-    psp_server_config_t *c = main_server(cmd, &error);
-
-    (void)dir;
-    if (!error && !parse_count(arg, WAITERS_LIMIT, &c->waiters)) {
-        error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
-                             WAITERS_LIMIT);
+    if (!parse_count(arg, range->max, &value) || value < range->min) {
+        return apr_psprintf(cmd->pool, "%s must be %s from %d to %d, not '%s'", cmd->cmd->name,
+                            range->what, range->min, range->max, arg);
     }
-    return error;
-}
-
-static const char *set_max_hops(cmd_parms *cmd, void *dir, const char *arg)
-{
-    const char *error;
-    psp_server_config_t *c = main_server(cmd, &error);
-
-    (void)dir;
-    if (!error && !parse_count(arg, MAX_HOPS_LIMIT, &c->max_hops)) {
-        error = apr_psprintf(cmd->pool, "%s wants a number from 0 to %d", cmd->cmd->name,
-                             MAX_HOPS_LIMIT);
-    }
-    return error;
+    *(int *)((char *)c + range->member) = value;
+    return NULL;
 }
 
 static int push_network(apr_pool_t *p, apr_array_header_t **list, const char *address,
@@ -377,15 +350,15 @@ const command_rec psp_config_directives[] = {
                   "how long changes and requests are kept: 30d, 12h, or off"),
     AP_INIT_TAKE1("PubSubPullKey", set_key, NULL, RSRC_CONF,
                   "a file with the key that signs envelopes, and the one before it"),
-    AP_INIT_TAKE1("PubSubPullKeyTTL", set_key_ttl, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("PubSubPullKeyTTL", set_number, (void *)&key_ttl, RSRC_CONF,
                   "for how many seconds a signature holds"),
     AP_INIT_TAKE2("PubSubPullSpool", set_spool, NULL, RSRC_CONF,
                   "a directory for records of requests while the database is away, and its size"),
-    AP_INIT_TAKE1("PubSubPullMaxHops", set_max_hops, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("PubSubPullMaxHops", set_number, (void *)&max_hops, RSRC_CONF,
                   "how many requests may cause one another by deliveries"),
-    AP_INIT_TAKE1("PubSubPullWaiters", set_waiters, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("PubSubPullWaiters", set_number, (void *)&waiters, RSRC_CONF,
                   "how many requests may wait for changes at a time"),
-    AP_INIT_TAKE1("PubSubPullStreamTimeout", set_stream_timeout, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("PubSubPullStreamTimeout", set_number, (void *)&stream_timeout, RSRC_CONF,
                   "seconds after which a stream ends whose client takes nothing"),
     AP_INIT_ITERATE("PubSubPullCallbackAllow", add_allow, NULL, RSRC_CONF,
                     "networks that callbacks may be in although they are private"),

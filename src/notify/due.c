@@ -22,6 +22,15 @@ APLOG_USE_MODULE(pubsubpull);
 /* Columns of notify_due. */
 enum { SUBSCRIPTION, CHANGE, KEY, BODY, ATTEMPTS, BARRIER, DELETES, REQUEST, TOGETHER, HOPS };
 
+static const psp_news_columns_t columns = {.id = CHANGE,
+                                           .key = KEY,
+                                           .barrier = BARRIER,
+                                           .body = BODY,
+                                           .deletes = DELETES,
+                                           .request = REQUEST,
+                                           .batch = TOGETHER,
+                                           .hops = HOPS};
+
 struct psp_due_t {
     apr_pool_t *call_p; /* of the call under way */
     int calling;
@@ -47,24 +56,11 @@ void psp_due_wake(psp_child_t *c)
 static void take(psp_child_t *c, const psp_rows_t *rows, int row)
 {
     const char *subscription = psp_rows_get(rows, row, SUBSCRIPTION);
-    const char *change = psp_rows_get(rows, row, CHANGE);
-    const char *body = psp_rows_get(rows, row, BODY);
     const char *attempts = psp_rows_get(rows, row, ATTEMPTS);
-    const char *barrier = psp_rows_get(rows, row, BARRIER);
-    const char *deletes = psp_rows_get(rows, row, DELETES);
-    const char *together = psp_rows_get(rows, row, TOGETHER);
-    const char *hops = psp_rows_get(rows, row, HOPS);
     psp_sub_t *sub = subscription ? psp_leases_find(c, atoi(subscription)) : NULL;
-    psp_news_t news = {change ? apr_atoi64(change) : 0,
-                       psp_rows_get(rows, row, KEY),
-                       barrier && *barrier == 't',
-                       body ? body : "",
-                       psp_rows_length(rows, row, BODY),
-                       deletes && *deletes == 't',
-                       psp_rows_get(rows, row, REQUEST),
-                       together ? apr_atoi64(together) : 0,
-                       hops ? atoi(hops) : 0};
+    psp_news_t news = psp_news_read(rows, row, &columns);
 
+    news.body = news.body ? news.body : ""; /* a DELETE */
     if (sub && sub->state == PSP_SUB_ACTIVE && (sub->batch > 1 || !news.batch)) {
         psp_lane_push_due(c, sub, &news, attempts ? atoi(attempts) : 0, c->due->sent_at + CLAIM);
     }

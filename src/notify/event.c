@@ -104,6 +104,25 @@ void psp_keys_remove(psp_child_t *c, psp_event_t *e)
 
 /* --- Events --- */
 
+psp_news_t psp_news_read(const psp_rows_t *rows, int row, const psp_news_columns_t *at)
+{
+    const char *id = psp_rows_get(rows, row, at->id);
+    const char *barrier = psp_rows_get(rows, row, at->barrier);
+    const char *deletes = psp_rows_get(rows, row, at->deletes);
+    const char *batch = at->batch < 0 ? NULL : psp_rows_get(rows, row, at->batch);
+    const char *hops = psp_rows_get(rows, row, at->hops);
+
+    return (psp_news_t){.id = id ? apr_atoi64(id) : 0,
+                        .key = psp_rows_get(rows, row, at->key),
+                        .barrier = barrier && *barrier == 't',
+                        .body = psp_rows_get(rows, row, at->body),
+                        .length = psp_rows_length(rows, row, at->body),
+                        .deletes = deletes && *deletes == 't',
+                        .request = psp_rows_get(rows, row, at->request),
+                        .batch = batch ? apr_atoi64(batch) : 0,
+                        .hops = hops ? atoi(hops) : 0};
+}
+
 psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news)
 {
     apr_size_t key_size = news->key ? strlen(news->key) + 1 : 0;

@@ -48,6 +48,15 @@ enum {
 /* Columns of notify_probe. */
 enum { P_QUIET, P_GENERATION };
 
+static const psp_news_columns_t columns = {.id = CHANGE,
+                                           .key = KEY,
+                                           .barrier = BARRIER,
+                                           .body = BODY,
+                                           .deletes = DELETES,
+                                           .request = REQUEST,
+                                           .batch = -1,
+                                           .hops = HOPS};
+
 typedef struct group_t {
     apr_array_header_t *ids; /* of int */
     apr_int64_t versions;    /* added up */
@@ -212,20 +221,7 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
 {
     psp_feed_t *f = c->feed;
     psp_sub_t *sub = reader(c, atoi(psp_rows_get(rows, row, SUBSCRIPTION)), group);
-    const char *change = psp_rows_get(rows, row, CHANGE);
-    const char *body = psp_rows_get(rows, row, BODY);
-    const char *barrier = psp_rows_get(rows, row, BARRIER);
-    const char *deletes = psp_rows_get(rows, row, DELETES);
-    const char *hops = psp_rows_get(rows, row, HOPS);
-    psp_news_t news = {change ? apr_atoi64(change) : 0,
-                       psp_rows_get(rows, row, KEY),
-                       barrier && *barrier == 't',
-                       body ? body : "",
-                       psp_rows_length(rows, row, BODY),
-                       deletes && *deletes == 't',
-                       psp_rows_get(rows, row, REQUEST),
-                       0,
-                       hops ? atoi(hops) : 0};
+    psp_news_t news = psp_news_read(rows, row, &columns);
     psp_page_t *page;
 
     f->events++;
@@ -237,7 +233,7 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
     if (psp_place_skip(sub, page, news.id)) {
         return;
     }
-    if (body) {
+    if (news.body) {
         psp_lane_push(c, sub, page, &news);
     }
     else {

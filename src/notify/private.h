@@ -143,13 +143,19 @@ typedef struct psp_news_t {
     apr_int64_t id; /* of the change */
     const char *key;
     int barrier;
-    const char *body;
+    const char *body; /* NULL: nothing is to be sent */
     apr_size_t length;
     int deletes;         /* to be made with DELETE, without a body */
     const char *request; /* id of the request that caused it, or NULL */
     apr_int64_t batch;   /* a parked one: which it failed with in one PUT; 0: none */
     int hops;            /* requests that caused one another before that request */
 } psp_news_t;
+
+/** Which column of an answer holds what. */
+typedef struct psp_news_columns_t {
+    int id, key, barrier, body, deletes, request, hops;
+    int batch; /* -1: none does */
+} psp_news_columns_t;
 
 /** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
 struct psp_event_t {
@@ -403,6 +409,8 @@ void psp_due_wake(psp_child_t *c);
 /* --- event.c --- */
 
 psp_lanes_t *psp_lanes_make(psp_child_t *c);
+/** What a row says; its texts live as long as the rows do. */
+psp_news_t psp_news_read(const psp_rows_t *rows, int row, const psp_news_columns_t *at);
 psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news);
 void psp_event_free(psp_child_t *c, psp_event_t *e);
 /** Make the body of a batch, of which this is the first; it is kept there. */

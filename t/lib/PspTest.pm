@@ -74,6 +74,17 @@ sub subscribe {
     return $answer;
 }
 
+# Waits until a subscription has nothing left to do, and returns what GET says of it: settled('name', 'what was to be sent', user => 'billing', within => seconds)
+sub settled {
+    my ($self, $name, $what, %o) = @_;
+    my $within = delete $o{within} // 20;
+    return PspTest::Util::wait_until {
+        my $answer = $self->httpd->get("/pubsubpull/subscriptions/$name", user => 'billing', %o);
+        my $s = $answer->status == 200 ? $answer->json : { pending => -1 };
+        $s->{pending} == 0 && $s->{lag}{changes} == 0 && $s
+    } $within, "$name: " . ($what // 'all deliveries');
+}
+
 # The end of every test.
 sub finish {
     my @bad = PspTest::Httpd::complaints();
