@@ -38,6 +38,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.log_tag() IS 'The name of this log in cursors; another one after a restore from a dump, or in another database.';
 
+CREATE TABLE IF NOT EXISTS pubsubpull.home (tag text NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS home_one ON pubsubpull.home ((true));
+INSERT INTO pubsubpull.home SELECT pubsubpull.log_tag() ON CONFLICT DO NOTHING;
+COMMENT ON TABLE pubsubpull.home IS 'The log_tag() of where this log belongs; where that is another one, this is a copy; see adopt.sql';
+
+CREATE OR REPLACE FUNCTION pubsubpull.is_copy() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT h.tag <> pubsubpull.log_tag() FROM pubsubpull.home h);
+END $$;
+COMMENT ON FUNCTION pubsubpull.is_copy() IS 'Whether this log was restored from a dump, or copied with its database, and not adopted yet.';
+
 DO $$ BEGIN
   IF to_regtype('pubsubpull.position') IS NULL THEN
     CREATE TYPE pubsubpull.position AS (
@@ -390,6 +402,10 @@ COMMENT ON FUNCTION pubsubpull.check_whole(pubsubpull.position, int[], boolean) 
 CREATE OR REPLACE FUNCTION pubsubpull.parse_since(since text) RETURNS pubsubpull.position
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  IF (since IS NULL OR since = 'beginning') AND pubsubpull.is_copy() THEN
+    PERFORM pubsubpull.problem(503, 'log-copied', 'This log was restored from a dump or copied with its database, and does not begin until an administrator has adopted it.',
+                               'An administrator calls SELECT pubsubpull.adopt_log(); since=now works meanwhile.');
+  END IF;
   RETURN CASE WHEN since IS NULL OR since = 'beginning' THEN pubsubpull.first_position()
               WHEN since = 'now' THEN pubsubpull.now_position()
               ELSE pubsubpull.cursor_decode(since) END;

@@ -44,6 +44,7 @@ END $$;
 \ir subscribe.sql
 \ir subscriptions.sql
 \ir retention.sql
+\ir adopt.sql
 \ir lease.sql
 \ir notify.sql
 \ir calls.sql

@@ -66,6 +66,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.notify_renew(notifier uuid, seconds int,
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   s record;
+  copied boolean;
 BEGIN
   UPDATE pubsubpull.notifier n SET alive_until = clock_timestamp() + seconds * interval '1 second' WHERE n.id = notifier;
   IF NOT FOUND THEN -- new, or the server crashed
@@ -73,11 +74,15 @@ BEGIN
     WHERE g.subscription = ANY (ARRAY(SELECT q.subscription FROM pubsubpull.progress q WHERE q.holder = notifier ORDER BY q.subscription FOR UPDATE));
     INSERT INTO pubsubpull.notifier AS n (id, alive_until) VALUES (notifier, clock_timestamp() + seconds * interval '1 second');
   END IF;
+  copied := pubsubpull.is_copy();
+  IF copied THEN -- what is known of positions is of another world
+    UPDATE pubsubpull.progress g SET holder = NULL, epoch = g.epoch + 1 WHERE g.holder IS NOT NULL;
+  END IF;
   PERFORM pubsubpull.record_late();
   DELETE FROM pubsubpull.notifier n WHERE n.alive_until < clock_timestamp() - interval '1 hour';
   SELECT * INTO s FROM pubsubpull.notify_shares(notifier);
   held := s.held; epochs := s.epochs; versions := s.versions;
-  takes := greatest(least(s.free, s.share - s.held), 0);
+  takes := CASE WHEN copied THEN 0 ELSE greatest(least(s.free, s.share - s.held), 0) END;
   gives := greatest(least(s.held - s.share, s.lacking - s.free), 0);
   parked := pubsubpull.notify_parked(notifier);
   next_ms := ceil(1000 * extract(epoch FROM (SELECT min(n.alive_until) FROM pubsubpull.notifier n WHERE n.id <> notifier AND n.alive_until > clock_timestamp()) - clock_timestamp()));
@@ -95,7 +100,7 @@ RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $
 #variable_conflict use_column
 BEGIN
   WITH shares AS MATERIALIZED (
-    SELECT greatest(h.share - h.held, 0) AS most FROM pubsubpull.notify_shares(notifier) h
+    SELECT CASE WHEN pubsubpull.is_copy() THEN 0 ELSE greatest(h.share - h.held, 0) END AS most FROM pubsubpull.notify_shares(notifier) h
   ), free AS MATERIALIZED (
     SELECT q.subscription FROM pubsubpull.progress q JOIN pubsubpull.subscription s ON s.id = q.subscription
     WHERE s.state = 'active' AND q.holder IS DISTINCT FROM notifier

@@ -133,11 +133,14 @@ $$;
 COMMENT ON FUNCTION pubsubpull.subscriptions_at_risk() IS
   'Subscriptions that have less than a quarter of the retention left before they lose their place, and when they do.';
 
-CREATE OR REPLACE FUNCTION pubsubpull.lost_text() RETURNS text
+DROP FUNCTION IF EXISTS pubsubpull.lost_text(); -- knew one reason only
+CREATE OR REPLACE FUNCTION pubsubpull.lost_text(g pubsubpull.progress) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-  SELECT 'lost its place: changes it had not sent are older than what is kept; start again with PUT {"since": "now"} or {"since": "beginning"} to …/position, then PUT {"state": "active"} to …/state'
+  SELECT CASE WHEN pg_catalog.pg_snapshot_xmax((g."position").since) = '2' THEN 'lost its place: the database was restored from a dump or copied'
+              ELSE 'lost its place: changes it had not sent are older than what is kept' END
+    || '; start again with PUT {"since": "now"} or {"since": "beginning"} to …/position, then PUT {"state": "active"} to …/state'
 $$;
-COMMENT ON FUNCTION pubsubpull.lost_text() IS 'Why a subscription was disabled that lost its place, and how it starts again.';
+COMMENT ON FUNCTION pubsubpull.lost_text(pubsubpull.progress) IS 'Why a subscription was disabled that lost its place, and how it starts again.';
 
 -- A subscription begins when its table is published. So it has seen all, or the table was published anew since.
 CREATE OR REPLACE FUNCTION pubsubpull.is_interrupted(p pubsubpull.position, table_id int) RETURNS boolean
@@ -168,7 +171,8 @@ COMMENT ON FUNCTION pubsubpull.disable_interrupted(int) IS 'Disables the subscri
 CREATE OR REPLACE FUNCTION pubsubpull.place_warning(g pubsubpull.progress, loses_place_at timestamptz) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
   SELECT CASE
-    WHEN pubsubpull.is_lost(g."position") THEN pubsubpull.lost_text()
+    WHEN pubsubpull.is_copy() THEN 'nothing is sent: the database was restored from a dump or copied, and no administrator has called SELECT pubsubpull.adopt_log() yet'
+    WHEN pubsubpull.is_lost(g."position") THEN pubsubpull.lost_text(g)
     WHEN pubsubpull.is_interrupted(g."position", (SELECT s.table_id FROM pubsubpull.subscription s WHERE s.id = g.subscription)) THEN pubsubpull.interrupted_text()
     WHEN loses_place_at < clock_timestamp() + l.retention * 0.25 THEN
       format('loses its place in the log at %s, when the changes it has to send next are dropped', to_char(loses_place_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) END
@@ -316,7 +320,7 @@ BEGIN
       CONTINUE;
     END IF;
     IF g.state <> 'disabled' THEN -- else the reason it was disabled for is kept; that its place is lost is seen from its position
-      PERFORM pubsubpull.set_state(g.name, 'disabled', pubsubpull.lost_text());
+      PERFORM pubsubpull.set_state(g.name, 'disabled', pubsubpull.lost_text(NULL));
     END IF;
     RETURN NEXT g.name;
   END LOOP;
@@ -388,6 +392,13 @@ BEGIN
     RETURN;
   END IF;
   UPDATE pubsubpull.log l SET retention = keep WHERE l.retention IS DISTINCT FROM keep;
+  IF pubsubpull.is_copy() THEN
+    event := 'copied';
+    RETURN NEXT;
+    event := 'next';
+    RETURN NEXT;
+    RETURN;
+  END IF;
   event := 'silent';
   FOR name IN
     WITH w AS (

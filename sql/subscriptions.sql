@@ -128,7 +128,7 @@ BEGIN
     PERFORM pubsubpull.problem(422, 'bad-member', '"state" must be "active" or "paused".');
   END IF;
   IF wanted = 'active' AND (SELECT pubsubpull.is_lost(g."position") FROM pubsubpull.progress g WHERE g.subscription = s.id) THEN
-    PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, pubsubpull.lost_text()));
+    PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, (SELECT pubsubpull.lost_text(g) FROM pubsubpull.progress g WHERE g.subscription = s.id)));
   ELSIF wanted = 'active' AND (SELECT pubsubpull.is_interrupted(g."position", s.table_id) FROM pubsubpull.progress g WHERE g.subscription = s.id) THEN
     PERFORM pubsubpull.problem(409, 'lost-place', format('The subscription %s %s.', s.name, pubsubpull.interrupted_text()));
   END IF;

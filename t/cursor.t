@@ -70,6 +70,8 @@ is(admin('SELECT secret FROM pubsubpull.log'), $secret, 'though all else is as i
 $cursor = now_cursor();
 $pg->sql('INSERT INTO t VALUES (1, 1)');
 ok(decode($cursor = now_cursor()), 'new cursors are good');
+admin('SELECT pubsubpull.adopt_log()');
+ok(decode($cursor), 'and stay so when the log is adopted');
 admin(q{SELECT setval('pubsubpull.change_id', 1, false)});
 refused($cursor, qr/set back to an earlier state/, 'a log that was set back is noticed');
 admin(q{SELECT setval('pubsubpull.change_id', 100)});

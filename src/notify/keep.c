@@ -22,6 +22,7 @@ struct psp_keep_t {
     int calling;
     apr_int64_t call_at;
     apr_int64_t report_at; /* not again before: the log cannot be trimmed */
+    apr_int64_t copied_at; /* and that it is a copy */
     int troubled;          /* said so in the log */
 };
 
@@ -61,6 +62,13 @@ static void tell(psp_child_t *c, const char *event, const char *name, const char
     else if (strcmp(event, "silent") == 0) {
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, c->server,
                      "PSP0105: changes of %s are not logged: triggers are disabled or gone", name);
+    }
+    else if (strcmp(event, "copied") == 0 && c->now >= k->copied_at) {
+        k->copied_at = c->now + REPORT;
+        ap_log_error(
+            APLOG_MARK, APLOG_ERR, 0, c->server,
+            "PSP0121: nothing is sent: the database was restored from a dump or copied. If its "
+            "subscriptions are to go on here, call SELECT pubsubpull.adopt_log()");
     }
     else if (strcmp(event, "stuck") == 0 && c->now >= k->report_at) {
         k->report_at = c->now + REPORT;
