@@ -290,7 +290,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
 static int may_save(const psp_child_t *c, int ending, apr_int64_t spent)
 {
     return ending && spent < LEAVE_END && !psp_gate_away(c) && !psp_records_spooling(c) &&
-           !psp_records_clean(c);
+           (!psp_records_clean(c) || psp_records_waiting(c));
 }
 
 /* Finish what can be finished soon; httpd waits for us. */

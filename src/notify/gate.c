@@ -206,7 +206,7 @@ void psp_gate_step(psp_child_t *c)
         g->connects = psp_session_connects(c->db);
         psp_gate_doubt(c);
     }
-    if (g->calling || c->stopping) {
+    if (g->calling || (g->open && c->stopping)) {
         return;
     }
     if (c->now < g->check_at) {

@@ -320,8 +320,10 @@ psp_records_t *psp_records_make(psp_child_t *c);
 void psp_records_step(psp_child_t *c);
 /** The pipe by which workers wake the child was readable. */
 void psp_records_woken(psp_child_t *c);
-/** Everything that was in the ring is in the database. */
+/** Everything that was taken from the ring is in the database. */
 int psp_records_clean(const psp_child_t *c);
+/** There is something in the ring. */
+int psp_records_waiting(const psp_child_t *c);
 /** Leave what could not be written to the next child, or say how much is lost if there will be none. */
 void psp_records_leave(psp_child_t *c, int ending);
 /** What is not in the database can be put on the disk. */

@@ -287,6 +287,11 @@ int psp_records_clean(const psp_child_t *c)
     return !c->records->first && !c->records->reads && !c->records->asked;
 }
 
+int psp_records_waiting(const psp_child_t *c)
+{
+    return psp_ring_waiting(c->records->ring) > 0;
+}
+
 int psp_records_spooling(const psp_child_t *c)
 {
     return psp_spool_room(c->records->spool, PSP_RECORDS_BYTES);

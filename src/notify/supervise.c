@@ -41,6 +41,7 @@ typedef struct memory_t {
 /* The one child of this generation; in pconf. */
 typedef struct keeper_t {
     apr_pool_t *pconf;
+    pid_t parent;
     apr_proc_t proc; /* one for all children in turn: pconf's note of it then holds for each */
     int noted;
     int alive;
@@ -156,11 +157,8 @@ static void on_child(int reason, void *data, int status)
             restart(k, reason == APR_OC_REASON_DEATH ? status : 0);
         }
         break;
-    case APR_OC_REASON_UNREGISTER: /* pconf is being cleared, all workers are gone: does httpd end? */
+    case APR_OC_REASON_UNREGISTER: /* pconf is being cleared, all workers are gone */
         if (k->alive) {
-            if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_EXITING) {
-                psp_record_end();
-            }
             (void)kill(k->proc.pid, SIGTERM); /* not reaped yet, so it is still ours */
         }
         break;
@@ -178,6 +176,29 @@ static int on_monitor(apr_pool_t *p, server_rec *s)
         start(keeper);
     }
     return DECLINED;
+}
+
+/* Before pconf is cleared, all workers are gone. When httpd ends and the notifier died a moment before, which
+ * nobody may have noticed yet, another one takes what is left; it is told to leave in a moment, as any is. */
+static apr_status_t at_end(void *data)
+{
+    keeper_t *k = data;
+
+    if (getpid() != k->parent || ap_state_query(AP_SQ_MAIN_STATE) != AP_SQ_MS_EXITING) {
+        return APR_SUCCESS;
+    }
+    psp_record_end();
+    if (k->alive && APR_STATUS_IS_CHILD_DONE(apr_proc_wait(&k->proc, NULL, NULL, APR_NOWAIT))) {
+        k->alive = 0;
+        apr_proc_other_child_unregister(k);
+        psp_count_died();
+    }
+    if (!k->alive &&
+        psp_ring_waiting(psp_record_ring()) + psp_counted(PSP_GAUGE_RECORDS_HELD) > 0) {
+        k->delay = 0;
+        start(k);
+    }
+    return APR_SUCCESS;
 }
 
 static memory_t *recall(apr_pool_t *process_pool)
@@ -214,7 +235,9 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
     keeper = apr_pcalloc(pconf, sizeof *keeper);
     keeper->pconf = pconf;
     keeper->server = s;
+    keeper->parent = getpid();
     keeper->memory = recall(s->process->pool);
+    apr_pool_pre_cleanup_register(pconf, keeper, at_end);
     start(keeper);
     return OK;
 }

@@ -57,6 +57,18 @@ END
     is(join(' ', sort values %ended), join(' ', (200) x 8), 'all were answered');
     my %recorded = map { @$_ } @{ $pg->rows([user => 'pubsubpull'], q{SELECT id, status FROM pubsubpull.request WHERE path LIKE '/svc/slow/%'}) };
     is_deeply(\%recorded, \%ended, 'and all are recorded, with their status');
+
+    # The notifier dies, and before anybody sees that, httpd is told to stop: what it had yet to take is recorded all the same
+    $httpd->launch;
+    $httpd->put('/svc/warm', {});
+    wait_until { $pg->sql([user => 'pubsubpull'], q{SELECT count(*) FROM pubsubpull.request WHERE path = '/svc/warm' AND status IS NOT NULL}) } 10, 'the notifier at work';
+    $notifier = $httpd->notifier_pid;
+    kill STOP => $notifier;
+    my @ids = map { $httpd->put("/svc/last/$_", {})->header('X-Request-Id') } 1 .. 8;
+    kill KILL => $notifier;
+    $httpd->stop;
+    is_deeply([sort map { $_->[0] } @{ $pg->rows([user => 'pubsubpull'], q{SELECT id FROM pubsubpull.request WHERE path LIKE '/svc/last/%' AND status IS NOT NULL}) }],
+        [sort @ids], 'what ended after the notifier died, right before httpd, is recorded');
     $_->stop for $receiver, $backend, $pg;
 }
 finish;
