@@ -54,22 +54,6 @@ apr_status_t psp_conn_init(psp_conn_t *c, apr_pool_t *parent)
     return psp_pool_make(&c->p, parent, "psp_conn");
 }
 
-/* libpq ends its messages with a newline and breaks long ones; a log line wants one line. */
-void psp_conn_cause(psp_conn_t *c, const char *text)
-{
-    char *at;
-
-    apr_cpystrn(c->cause, text, sizeof(c->cause));
-    for (at = c->cause; *at; at++) {
-        if ((unsigned char)*at < ' ') {
-            *at = ' ';
-        }
-    }
-    while (at > c->cause && at[-1] == ' ') {
-        *--at = '\0';
-    }
-}
-
 /* Nothing that the server remarks is for anybody, unless it says that it is about to close the
  * connection. */
 static void on_notice(void *baton, const PGresult *notice)

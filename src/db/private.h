@@ -56,6 +56,19 @@ typedef struct psp_conn_t {
     char cause[512]; /* why it failed, one line, survives close */
 } psp_conn_t;
 
+/* cause.c */
+/** Notes why it failed: one line. */
+void psp_conn_cause(psp_conn_t *c, const char *text);
+/** The error that it answered, for the caller; the cause is noted if the log should know. */
+psp_result_t psp_conn_error(psp_conn_t *c, apr_pool_t *p);
+/** Severity FATAL or PANIC: the server closes the connection after this error. */
+int psp_pg_is_fatal(const PGresult *error);
+const char *psp_pg_sqlstate(const PGresult *error);
+psp_result_t psp_result_unavailable(apr_status_t rv);
+psp_result_t psp_result_lost(void);
+psp_result_t psp_result_timeout(void);
+psp_result_t psp_result_busy(void);
+
 /* connect.c */
 /** A pool with an allocator of its own, so that its thread needs no lock. */
 apr_status_t psp_pool_make(apr_pool_t **made, apr_pool_t *parent, const char *tag);
@@ -67,7 +80,6 @@ psp_step_t psp_conn_step(psp_conn_t *c);
 /** An idle connection: is it still there? Reads what the server said meanwhile. */
 int psp_conn_alive(psp_conn_t *c);
 void psp_conn_close(psp_conn_t *c);
-void psp_conn_cause(psp_conn_t *c, const char *text);
 
 /* call.c */
 /** Starts a call on an idle connection; psp_conn_step goes on until DONE, AGAIN or LOST. */
@@ -93,12 +105,5 @@ void psp_pool_tell(const psp_db_pool_t *pool, psp_db_event_t event, apr_status_t
 /* rows.c */
 /** The answer of a finished call: rows, owned by p, or the reason why not. */
 psp_result_t psp_conn_take(psp_conn_t *c, apr_pool_t *p, const psp_rows_t **rows);
-/** Severity FATAL or PANIC: the server closes the connection after this error. */
-int psp_pg_is_fatal(const PGresult *error);
-const char *psp_pg_sqlstate(const PGresult *error);
-psp_result_t psp_result_unavailable(apr_status_t rv);
-psp_result_t psp_result_lost(void);
-psp_result_t psp_result_timeout(void);
-psp_result_t psp_result_busy(void);
 
 #endif
