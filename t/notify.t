@@ -49,6 +49,8 @@ for my $mpm (qw(event prefork)) {
     $receiver->forget;
     my ($a, $b, $open) = map { $pg->dbh(AutoCommit => 0) } 1 .. 3;
     $open->do(q{INSERT INTO t VALUES (99, 0, 'open')});
+    my $elsewhere = $pg->admin(db => 'postgres')->dbh(AutoCommit => 0);
+    $elsewhere->do('CREATE TEMP TABLE elsewhere AS SELECT pg_current_xact_id()');
     $a->do(q{INSERT INTO t VALUES (10, 0, 'first')});
     $b->do(q{INSERT INTO t VALUES (11, 0, 'second')});
     $b->commit;
@@ -57,7 +59,9 @@ for my $mpm (qw(event prefork)) {
     $receiver->wait_for(1, 10, qr{^/all/10});
     $pg->sql(q{INSERT INTO t VALUES (12, 0, '')});
     $receiver->wait_for(1, 10, qr{^/all/12});
-    pass('transactions that commit in the opposite order are both notified, and an open one delays nobody');
+    pass('transactions that commit in the opposite order are both notified, and open ones, here and in another database, delay nobody');
+    $elsewhere->rollback;
+    $elsewhere->disconnect;
     $open->commit;
     $receiver->wait_for(1, 10, qr{^/all/99});
     is(scalar(() = $receiver->requests(qr{^/all})), 4, 'each once');

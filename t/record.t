@@ -7,10 +7,11 @@ my $id = qr/[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}/
 
 for my $mpm (qw(event prefork)) {
     my $service = PspTest::Receiver->start;
-    my $psp = PspTest->up(mpm => $mpm, config => <<"END");
+    my $psp = PspTest->up(mpm => $mpm, load => ['reqtimeout'], config => <<"END");
 PubSubPull On
 PubSubPullRecord all
 PubSubPullCapture X-Tenant
+RequestReadTimeout header=1
 <Location /svc/>
     ProxyPass @{[$service->url('/')]}
 </Location>
@@ -146,11 +147,17 @@ END
     ($cgi_id) = $answer->body =~ /^id=($id)$/m;
     is_deeply([@{ $record->($cgi_id) }[0 .. 3]], ['GET', '/cgi-bin/reads', undef, 200], 'those that did are, also where they should only have read');
 
-    # Garbage
-    for my $garbage ("GARBAGE\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", 'GET /' . 'x' x 9000 . " HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\nBad Header\r\n\r\n", "\r\n\r\n\r\n", "GET http:// HTTP/1.1\r\n\r\n", "POST /svc/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: nonsense\r\n\r\n") {
-        raw_http($httpd->port, $garbage, timeout => 2);
-    }
-    is($httpd->get('/svc/alive')->status, 204, 'garbage on the wire crashes nothing');
+    # Garbage, most of which ends before any of our hooks
+    my $g = 0;
+    my @garbage = map { s/GARBAGE/'garbage-' . ++$g/er } "GARBAGE\r\n\r\n", "GET /GARBAGE HTTP/9.9\r\n\r\n", 'GET /GARBAGE' . 'x' x 9000 . " HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /GARBAGE HTTP/1.1\r\nHost: h\r\nBad Header\r\n\r\n", "\r\n\r\n\r\n", "GET http:// HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 GARBAGE\r\n\r\n",
+        "POST /svc/GARBAGE HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: nonsense\r\n\r\n", "PUT /svc/GARBAGE HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 2\r\n\r\n",
+        "GET /GARBAGE HTTP/1.1\r\nHost: h\r\nX-Half: ";
+    raw_http($httpd->port, $_, timeout => 2 / slow()) for @garbage;    # half a header: until httpd says 408
+    ($answer) = $seen->('GET', '/svc/alive');
+    is($answer->status, 204, 'garbage on the wire crashes nothing');
+    $record->($answer->header('X-Request-Id'));
+    is_deeply($pg->rows([user => 'pubsubpull'], q{SELECT path, count(*) FROM pubsubpull.request WHERE path ~ 'garbage' GROUP BY 1 HAVING count(*) > 1}), [], 'and nothing of it is recorded twice');
     $httpd->expect_log(qr/AH\d+/);
     $httpd->stop;
     $pg->stop;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# sqlstate.t: what the database may refuse the notifier, each provoked: serialization failure, deadlock, cancelled, read-only, ended, too
-# many connections. What passes is tried again; what lasts is in the log; nothing is lost.
+# sqlstate.t: what the database may refuse the notifier and the resources, each provoked: serialization failure, deadlock, cancelled,
+# read-only, ended, too many connections. What passes is tried again; what lasts is in the log; nothing is lost.
 use PspTest;
 
 my $psp = PspTest->up(pg => { config => "deadlock_timeout = 300ms\nlog_line_prefix = '%m [%p] %e %q%u@%d %a '\n" });
@@ -33,6 +33,11 @@ sub states { my ($state) = @_; my $count = () = $pg->log =~ /\] \Q$state\E [^\n]
 sub saving { return $pg->admin->sql(q{SELECT pid FROM pg_stat_activity WHERE query ~ 'notify_save' AND wait_event_type = 'Lock' LIMIT 1}) }
 sub end_sessions { return $pg->kill_backend(q{application_name IN ('pubsubpull notifier', 'pubsubpull records')}) }
 sub as_role { my ($what) = @_; $pg->admin->sql("ALTER ROLE pubsubpull_httpd $what"); end_sessions(); return }
+# What resources answer to one who reads, and to one who writes
+sub resources {
+    return map { my $type = eval { $_->json->{type} } // ''; $_->status . ($type ? ' ' . $type =~ s/.*://r : '') . ($_->status == 503 && !$_->header('Retry-After') ? ' without Retry-After' : '') }
+        $httpd->get('/pubsubpull/tables/', user => 'alice'), $httpd->put('/pubsubpull/subscriptions/s1/state', { state => 'active' }, user => 'billing');
+}
 sub log_count { my ($pattern) = @_; my $count = () = $httpd->log =~ /$pattern/g; return $count }
 change();
 all_there('undisturbed');
@@ -73,6 +78,27 @@ cmp_ok(states('40001'), '>', 0, 'there were serialization failures');
 all_there('40001');
 as_role('RESET default_transaction_isolation');
 
+# Resources: a call that waits for a lock is cancelled, or its session ended
+for my $way (['pg_cancel_backend', '503 database-timeout'], ['pg_terminate_backend', '200']) {
+    my ($function, $expected) = @$way;
+    my $ender = fork // die $!;
+    if (!$ender) {
+        require POSIX;
+        my ($admin, $locker) = ($pg->admin->dbh, $pg->dbh(user => 'pubsubpull', AutoCommit => 0));
+        $locker->do('LOCK TABLE pubsubpull.subscription');
+        my $ended = eval {
+            wait_until { $admin->selectrow_array(qq{SELECT count($function(pid)) FROM pg_stat_activity WHERE application_name = 'pubsubpull' AND wait_event_type = 'Lock'}) } 5, 'a call to wait';
+        };
+        $locker->rollback;
+        POSIX::_exit(!$ended);
+    }
+    wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock' AND relation = 'pubsubpull.subscription'::regclass}) } 5, 'the lock';
+    is((resources())[1], $expected, "$function: what a resource answers");
+    waitpid $ender, 0;
+    is($?, 0, '  a call was ended') or diag $?;
+    is((resources())[1], '200', '  the next call is answered');
+}
+
 # 57P01: ended by the administrator
 for (1 .. 5) {
     change();
@@ -87,7 +113,10 @@ as_role('SET default_transaction_read_only = on');
 change();
 $httpd->wait_for_log(qr/PSP0435: .*25006/, 10);
 pass('25006: read-only is said in the log');
+$pg->kill_backend(q{application_name = 'pubsubpull'});
+is(join(', ', resources()), '200, 503 database-read-only', 'who reads is served meanwhile, who writes is told why not');
 as_role('RESET default_transaction_read_only');
+$pg->kill_backend(q{application_name = 'pubsubpull'});
 all_there('25006', 15);
 $httpd->wait_for_log(qr/PSP0436/, 5);
 pass('and that it is over');
@@ -102,8 +131,13 @@ for my $limit (0, 1) {
     change();
     wait_until { log_count('PSP0410: .*too many connections') > $lost } 10, 'the log to say so';
     pass("53300 with $limit connections is said in the log");
+    if (!$limit) {
+        $pg->kill_backend(q{application_name = 'pubsubpull'});
+        is(join(', ', resources()), '503 database-unavailable, 503 database-unavailable', 'resources say so, too, and when to try again');
+    }
     $pg->admin->sql('ALTER ROLE pubsubpull_httpd CONNECTION LIMIT -1');
     all_there('53300', 15);
+    is(join(', ', resources()), '200, 200', 'resources are back') if !$limit;
     wait_until { log_count('PSP0411') > $back } 10, 'the log to say that it is over';
     pass('and that it is over');
 }
