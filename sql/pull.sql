@@ -499,6 +499,8 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p pubsubpull.position := since::pubsubpull.position;
   ids CONSTANT int[] := tables::int[];
+  most CONSTANT int := CASE cardinality(ids) WHEN 1 THEN 1 ELSE 500 END;
+  n int;
 BEGIN
   IF since IS NULL THEN
     target := pubsubpull.now_position()::text;
@@ -511,7 +513,8 @@ BEGIN
   END IF;
   p := pubsubpull.begin_batch(p);
   target := pubsubpull.end_batch(p)::text;
-  IF EXISTS (SELECT FROM pubsubpull.feed(p, ids, 1)) THEN
+  SELECT coalesce(array_agg(DISTINCT f.table_id), '{}')::text, count(*) INTO changed, n FROM pubsubpull.feed(p, ids, most) f;
+  IF n = most AND cardinality(ids) > 1 THEN -- there are more than these
     changed := ARRAY(SELECT t FROM unnest(ids) t WHERE EXISTS (SELECT FROM pubsubpull.feed(p, ARRAY[t], 1)))::text;
   END IF;
 END $$;

@@ -93,6 +93,16 @@ close $_ for $e, $again;
 is($httpd->head("$path", @as, headers => [Accept => 'text/event-stream'])->header('Content-Type'), 'text/event-stream', 'HEAD');
 is($httpd->get("$path?since=x", @as, headers => [Accept => 'text/event-stream'])->status, 400, 'a bad cursor is a problem');
 
+# One change of a table behind very many of another, in one commit
+my $elsewhere = $httpd->get('/pubsubpull/tables/public.other/changes/?since=now', @as)->json->{next};
+my @two = map { ask(now() . '&wait=60'), ask("$elsewhere&wait=60") } 1 .. 6;
+wait_until { waiting() } 5, 'a watcher';
+sleep 0.3;    # all wait
+$pg->sql('DO $$ BEGIN INSERT INTO t SELECT g, 0 FROM generate_series(1000, 2000) g; INSERT INTO other VALUES (2); END $$');
+wait_until { 12 == grep { got($_) =~ /"id":(?:1000|2)\}/ } @two } 5, 'all to hear of it';
+pass('who follows either hears of it');
+close $_ for @two;
+
 # Many wait: each gets the change at once, by few calls, and none holds a session
 $next = now();
 my @crowd = map { $_ % 2 ? ask("$next&wait=60") : events(undef, $next) } 1 .. 36;

@@ -44,6 +44,8 @@ psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **w
 apr_uint32_t psp_watch_arm(psp_waiter_t *w, const char **target);
 /** Turns, the first one now, until one has answered. Returns what the handler has to. */
 int psp_watch_stay(psp_waiter_t *w, apr_time_t deadline, psp_turn_fn *turn, void *baton);
+/** Waits no more; otherwise that is so when the request ends. */
+void psp_watch_leave(psp_waiter_t *w);
 
 /* --- away.c: where the MPM lets connections go, who waits holds no thread --- */
 
@@ -59,8 +61,8 @@ struct psp_waiter_t {
     int *tables, ntables;
     int asked; /* the tick under way covers it */
     int woken;
-    apr_thread_cond_t *cond; /* NULL: it holds no thread */
-    struct psp_waiter_t *next;
+    apr_thread_cond_t *cond;         /* NULL: it holds no thread */
+    struct psp_waiter_t *next, **at; /* what points to it */
 
     /* Of those that hold no thread */
     int fd;
@@ -71,23 +73,23 @@ struct psp_waiter_t {
     apr_time_t again; /* when to see whether it does */
     psp_turn_fn *turn;
     void *baton;
-    struct psp_waiter_t *next_ready;
+    struct psp_waiter_t *next_ready; /* or the next that is answered */
 };
 
 void psp_away_register_hooks(apr_pool_t *p);
-/** The mutex guards all that is here and in watch.c; p is used with it held. */
-apr_status_t psp_away_init(apr_pool_t *p, apr_thread_mutex_t *mutex);
+/** The mutex guards all that is here and in watch.c. */
+void psp_away_init(apr_thread_mutex_t *mutex);
 /** Whether this request can be left by its thread. */
 int psp_away_can(request_rec *r);
 
 /* With the mutex held: */
 
-/** There is a thread for turns, at least. */
-apr_status_t psp_away_start(void);
 /** From when the MPM has let go of it, w has turns. */
 void psp_away_let(psp_waiter_t *w);
-/** It is woken. */
+/** It is woken: it has a turn after psp_turns_call(). */
 void psp_away_wake(psp_waiter_t *w);
+/** After a turn: it waits on. */
+void psp_away_rest(psp_waiter_t *w);
 /** It is over. */
 void psp_away_forget(psp_waiter_t *w);
 /** Now and then: whose time is over, who is gone, what can be closed. p is for this call. */
@@ -95,8 +97,32 @@ void psp_away_look(apr_pool_t *p, psp_waiter_t *waiters, int stopping);
 /** Connections that the MPM does not care for. */
 int psp_away_count(void);
 
-/** Without the mutex: turns that are under way end, and there are no more. */
-void psp_away_stop(void);
+/** Without the mutex: what is left of the connection is closed when its client did so. */
+void psp_away_close(conn_rec *c);
+
+/* --- turns.c: a few threads answer for those who hold none --- */
+
+/** The mutex guards all that is here, too; p is used with it held. */
+apr_status_t psp_turns_init(apr_pool_t *p, apr_thread_mutex_t *mutex);
+
+/* With the mutex held: */
+
+/** There is a thread, at least. */
+apr_status_t psp_turns_start(void);
+/** It has a turn after psp_turns_call(). */
+void psp_turns_put(psp_waiter_t *w, psp_wake_t why);
+/** As many threads as are of use take turns. */
+void psp_turns_call(void);
+/** Now and then: whether more are of use. */
+void psp_turns_look(void);
+
+/* Without the mutex: */
+
+/** Around what a turn waits for: others have theirs meanwhile. */
+void psp_turns_pause(void);
+void psp_turns_resume(void);
+/** Turns that are under way end, and there are no more. */
+void psp_turns_stop(void);
 
 /* --- share.c: who asks the same at the same tick gets the same answer, which is made once --- */
 

@@ -11,7 +11,9 @@
 typedef struct psp_answer_t {
     psp_shared_t shared; /* first: what callers see */
     apr_pool_t *p;       /* all of it, with an allocator of its own */
-    const char *key;
+    const char *call;
+    const char **params;
+    int n;
     apr_uint32_t tick;
     int done;
     int users; /* it goes with the last one, once its tick is over */
@@ -32,17 +34,18 @@ static void child_init(apr_pool_t *p, server_rec *s)
     }
 }
 
-static const char *make_key(apr_pool_t *p, const char *call, int n, const char *const *params)
+static int is_same(const char *a, const char *b)
 {
-    apr_array_header_t *parts = apr_array_make(p, n + 1, sizeof(const char *));
+    return a == b || (a && b && !strcmp(a, b));
+}
+
+static int is_for(const psp_answer_t *a, const char *call, int n, const char *const *params)
+{
     int i;
 
-    APR_ARRAY_PUSH(parts, const char *) = call;
-    for (i = 0; i < n; i++) {
-        APR_ARRAY_PUSH(parts, const char *) =
-            params[i] ? apr_pstrcat(p, "=", params[i], NULL) : "-";
+    for (i = 0; i < n && a->n == n && is_same(a->params[i], params[i]); i++) {
     }
-    return apr_array_pstrcat(p, parts, '\1');
+    return i == n && !strcmp(a->call, call);
 }
 
 /* With an allocator of its own: the thread that makes it is not the one that ends it. */
@@ -51,21 +54,23 @@ static psp_answer_t *make(const char *call, int n, const char *const *params, ap
     apr_allocator_t *allocator;
     psp_answer_t *a;
     apr_pool_t *p;
+    int i;
 
-    if (apr_allocator_create(&allocator) != APR_SUCCESS) {
-        return NULL;
-    }
-    if (apr_pool_create_ex(&p, NULL, NULL, allocator) != APR_SUCCESS) {
-        apr_allocator_destroy(allocator);
-        return NULL;
-    }
+    /* as httpd does when memory is out */
+    ap_assert(apr_allocator_create(&allocator) == APR_SUCCESS &&
+              apr_pool_create_ex(&p, NULL, NULL, allocator) == APR_SUCCESS);
     apr_allocator_owner_set(allocator, p);
     apr_pool_tag(p, "psp_answer");
     a = apr_pcalloc(p, sizeof(*a));
     a->p = p;
     a->tick = tick;
     a->users = 1;
-    a->key = make_key(p, call, n, params);
+    a->call = apr_pstrdup(p, call);
+    a->n = n;
+    a->params = apr_palloc(p, (apr_size_t)n * sizeof(*a->params));
+    for (i = 0; i < n; i++) {
+        a->params[i] = apr_pstrdup(p, params[i]); /* NULL stays NULL */
+    }
     return a;
 }
 
@@ -87,13 +92,13 @@ static void sweep(apr_uint32_t tick)
 }
 
 /* A failure is shared by those who waited for it, and by nobody who comes later. */
-static psp_answer_t *find(const char *key, apr_uint32_t tick)
+static psp_answer_t *find(const char *call, int n, const char *const *params, apr_uint32_t tick)
 {
     psp_answer_t *a;
 
     for (a = answers; a; a = a->next) {
         if (a->tick == tick && (!a->done || a->shared.result.rv == APR_SUCCESS) &&
-            !strcmp(a->key, key)) {
+            is_for(a, call, n, params)) {
             return a;
         }
     }
@@ -103,31 +108,31 @@ static psp_answer_t *find(const char *key, apr_uint32_t tick)
 psp_shared_t *psp_share_call(psp_call_t *c, apr_uint32_t tick, const char *call, int n,
                              const char *const *params)
 {
-    psp_answer_t *made = make(call, n, params, tick);
-    psp_answer_t *known;
+    psp_answer_t *a;
 
-    ap_assert(made); /* as httpd does when memory is out */
     apr_thread_mutex_lock(mutex);
     sweep(tick);
-    known = find(made->key, tick);
-    if (known) {
-        known->users++;
-        while (!known->done) {
+    a = find(call, n, params, tick);
+    if (a) {
+        a->users++;
+        while (!a->done) {
             apr_thread_cond_wait(answered, mutex); /* whoever asks has a deadline */
         }
         apr_thread_mutex_unlock(mutex);
-        apr_pool_destroy(made->p);
-        return &known->shared;
+        return &a->shared;
     }
-    made->next = answers;
-    answers = made;
+    a = make(call, n, params, tick);
+    a->next = answers;
+    answers = a;
     apr_thread_mutex_unlock(mutex);
-    made->shared.result = psp_web_call_in(c, made->p, call, n, params, &made->shared.rows);
+    psp_turns_pause();
+    a->shared.result = psp_web_call_in(c, a->p, call, n, params, &a->shared.rows);
+    psp_turns_resume();
     apr_thread_mutex_lock(mutex);
-    made->done = 1;
+    a->done = 1;
     apr_thread_cond_broadcast(answered);
     apr_thread_mutex_unlock(mutex);
-    return &made->shared;
+    return &a->shared;
 }
 
 void psp_share_release(psp_shared_t *shared)

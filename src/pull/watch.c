@@ -41,6 +41,7 @@ static struct {
     apr_thread_cond_t *wanted;
     apr_thread_t *thread;
     psp_waiter_t *waiters;
+    char *tables; /* malloced: what all of them wait for; NULL: others wait than did */
     char *target; /* malloced: it lives for a tick */
     apr_uint32_t tick;
     atomic_int stopping; /* set without the mutex, too */
@@ -82,11 +83,14 @@ static int *parse_ints(apr_pool_t *p, const char *array, int *n)
 /* The tables that anybody waits for, as PostgreSQL writes an array. Call with the mutex held. */
 static const char *wanted_tables(apr_pool_t *p)
 {
-    apr_array_header_t *all = apr_array_make(p, 64, sizeof(int));
-    apr_array_header_t *texts;
+    apr_array_header_t *all, *texts;
     psp_waiter_t *w;
     int i;
 
+    if (watch.tables) {
+        return apr_pstrdup(p, watch.tables);
+    }
+    all = apr_array_make(p, 64, sizeof(int));
     for (w = watch.waiters; w; w = w->next) {
         w->asked = 1;
         for (i = 0; i < w->ntables; i++) {
@@ -102,7 +106,15 @@ static const char *wanted_tables(apr_pool_t *p)
             APR_ARRAY_PUSH(texts, char *) = apr_itoa(p, id);
         }
     }
-    return apr_pstrcat(p, "{", apr_array_pstrcat(p, texts, ','), "}", NULL);
+    watch.tables = strdup(apr_pstrcat(p, "{", apr_array_pstrcat(p, texts, ','), "}", NULL));
+    return apr_pstrdup(p, watch.tables);
+}
+
+/* Call with the mutex held. */
+static void forget_tables(void)
+{
+    free(watch.tables);
+    watch.tables = NULL;
 }
 
 static int has_news(const psp_waiter_t *w, const int *changed, int n)
@@ -133,6 +145,7 @@ static void wake(const int *changed, int n)
             }
         }
     }
+    psp_turns_call();
 }
 
 static void set_target(const char *target)
@@ -224,7 +237,7 @@ static apr_status_t start(int is_away)
         watch.thread = NULL;
     }
     else if (is_away) {
-        rv = psp_away_start();
+        rv = psp_turns_start();
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rv;
@@ -249,7 +262,7 @@ static apr_status_t stop(void *baton)
         apr_thread_cond_signal(watch.wanted);
         apr_thread_mutex_unlock(watch.mutex);
         (void)apr_thread_join(&rv, watch.thread);
-        psp_away_stop();
+        psp_turns_stop();
     }
     return APR_SUCCESS;
 }
@@ -270,10 +283,11 @@ static void child_init(apr_pool_t *p, server_rec *s)
     apr_allocator_owner_set(allocator, watch.p);
     apr_pool_tag(watch.p, "psp_watch");
     if (apr_thread_mutex_create(&watch.mutex, APR_THREAD_MUTEX_DEFAULT, p) != APR_SUCCESS ||
-        psp_away_init(watch.p, watch.mutex) != APR_SUCCESS) {
+        psp_turns_init(watch.p, watch.mutex) != APR_SUCCESS) {
         watch.mutex = NULL;
         return;
     }
+    psp_away_init(watch.mutex);
     apr_pool_pre_cleanup_register(p, NULL, stop);
 }
 
@@ -282,20 +296,24 @@ static void child_init(apr_pool_t *p, server_rec *s)
 static apr_status_t leave(void *baton)
 {
     psp_waiter_t *w = baton;
-    psp_waiter_t **at;
 
     apr_thread_mutex_lock(watch.mutex);
-    for (at = &watch.waiters; *at && *at != w; at = &(*at)->next) {
+    *w->at = w->next;
+    if (w->next) {
+        w->next->at = w->at;
     }
-    if (*at) {
-        *at = w->next;
-    }
+    forget_tables();
     if (!w->cond) {
         psp_away_forget(w);
     }
     apr_thread_mutex_unlock(watch.mutex);
     psp_seat_give(w->cond != NULL);
     return APR_SUCCESS;
+}
+
+void psp_watch_leave(psp_waiter_t *w)
+{
+    (void)apr_pool_cleanup_run(w->r->pool, w, leave);
 }
 
 psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **waiter)
@@ -321,7 +339,12 @@ psp_result_t psp_watch_join(request_rec *r, const char *tables, psp_waiter_t **w
     apr_thread_mutex_lock(watch.mutex);
     rv = start(!holds);
     w->next = watch.waiters;
+    w->at = &watch.waiters;
+    if (w->next) {
+        w->next->at = &w->next;
+    }
     watch.waiters = w;
+    forget_tables();
     apr_thread_cond_signal(watch.wanted);
     apr_thread_mutex_unlock(watch.mutex);
     apr_pool_cleanup_register(r->pool, w, leave, apr_pool_cleanup_null);
