@@ -13,29 +13,51 @@ my $requests = $ENV{BENCH_REQUESTS} // 10_000_000;
 my $rounds   = 7;
 my %psp      = map { $_ => PspTest->up(mpm => 'event') } qw(short long);
 
-# Through the triggers: a table of so many rows, updated again and again.
+# What is asked for has changed last, long ago, or never, seldom or always. Times are counted from here.
+my $now = time;
+
+# A table of some rows that change again and again, a thousand changes of another spread over the log, and the first tenth of it of a third: so
+# many changes in as many transactions as there would be statements of 1,000 rows, in as many parts as the log has after a long time. Each ten
+# belong to the request that made them.
 sub fill_log {
-    my ($psp, $n) = @_;
-    my $rows = $short / 2;
-    $psp->publish('public.t', 'id int PRIMARY KEY, name text, city text, n int');
-    $psp->pg->sql(q{INSERT INTO t SELECT g, 'name ' || g, 'city ' || g % 100, g FROM generate_series(1, ?) g}, $rows);
-    for (my $done = $rows; $done < $n; $done += $rows) { $psp->pg->sql('UPDATE t SET n = n + 1 WHERE id > 10') }    # the first rows have a short history
+    my ($psp, $n, $requests) = @_;
+    $psp->publish("public.$_", 'id int PRIMARY KEY, name text, city text, n int') for qw(t seldom former);
+    $psp->pg->sql(q{INSERT INTO t SELECT g, 'name ' || g, 'city ' || g % 100, g FROM generate_series(1, ?) g}, $short / 2);
+    my $dbh = $psp->pg->dbh(user => 'pubsubpull');
+    for (my ($done, $parts, $step) = (0, 0, $short / 10); $done < $n; $done += $step) {
+        for (; $parts < int(6 * $done / $n); $parts++) { $dbh->do(q{SELECT pubsubpull.rotate_slot('0 s')}) }
+        $dbh->do(sprintf(<<'END', $dbh->selectrow_array('SELECT pubsubpull.current_slot()')), undef, $now, $requests, $n, $done, $done + $step);
+WITH given AS (SELECT $1::numeric AS now, $2::bigint AS requests, $3::bigint AS changes)
+INSERT INTO pubsubpull.change_%d (table_id, type, key, old, new, request, channel, at)
+SELECT CASE WHEN i %% greatest(changes / 1000, 100) = 17 THEN seldom.id WHEN i < changes / 10 THEN former.id ELSE t.id END, 'U', x.id,
+       json_build_object('id', x.id, 'name', 'name ' || x.id, 'city', 'city ' || x.id %% 100, 'n', x.id + i / 5000), json_build_object('id', x.id, 'name', 'name ' || x.id, 'city', 'city ' || x.id %% 100, 'n', x.id + i / 5000 + 1),
+       r.id, CASE WHEN r.id IS NOT NULL THEN 'setting'::pubsubpull.channel END, r.at
+FROM given CROSS JOIN generate_series($4::bigint + 1, $5::bigint) i
+CROSS JOIN LATERAL (SELECT CASE WHEN i <= 10 THEN i ELSE 11 + i %% 4990 END AS id) x
+CROSS JOIN LATERAL (SELECT 10 * ((i - 1) * (requests / 10) / changes + 1) AS g) p
+CROSS JOIN LATERAL (SELECT to_timestamp(now - (requests - p.g) * 0.1) AS at) q
+CROSS JOIN LATERAL (SELECT q.at, CASE WHEN NOT (p.g %% 100 = 0 AND p.g %% 10000 <> 0 OR p.g %% 1000 = 10) THEN
+    (lpad(to_hex((extract(epoch FROM q.at) * 1000)::bigint), 12, '0') || '70008000' || lpad(to_hex(p.g), 12, '0'))::uuid END AS id) r,
+    (SELECT id FROM pubsubpull.published WHERE name = 'public.t') t, (SELECT id FROM pubsubpull.published WHERE name = 'public.seldom') seldom,
+    (SELECT id FROM pubsubpull.published WHERE name = 'public.former') former
+END
+    }
     return;
 }
 
-# Requests of the last days, one a tenth of a second, of which one in a hundred failed and one in ten wrote.
+# One request a tenth of a second. One in ten wrote, and of those one in ten failed (one in a thousand only after it had committed), and
+# one in a hundred succeeded and changed nothing. The first tenth was on a path that is none any more.
 sub fill_requests {
     my ($psp, $n) = @_;
-    $psp->pg->sql([user => 'pubsubpull'], <<'END', $n);
+    $psp->pg->sql([user => 'pubsubpull'], <<'END', $now, $n);
+WITH given AS (SELECT $1::numeric AS now, $2::bigint AS requests)
 INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, status, bytes, duration)
 SELECT (lpad(to_hex((extract(epoch FROM r.at) * 1000)::bigint), 12, '0') || '70008000' || lpad(to_hex(g), 12, '0'))::uuid,
-       CASE WHEN g % 10 = 0 THEN 'POST' ELSE 'GET' END, 'shop.example', '/customers/' || g % ($1::bigint / 10) || '/', '', 'user' || g % 1000, '192.0.2.' || g % 250,
-       'Mozilla/5.0', r.at, CASE WHEN g % 100 = 0 THEN 500 ELSE 200 END, 1000, '3 ms'
-FROM generate_series(1, $1::bigint) g CROSS JOIN LATERAL (SELECT now() - ($1::bigint - g) * interval '0.1 s' AS at) r
+       CASE WHEN g = requests / 2 + 1 THEN 'DELETE' WHEN g % 10 = 0 THEN 'POST' ELSE 'GET' END, 'shop.example',
+       CASE WHEN g < requests / 10 THEN '/former/' ELSE '/customers/' END || g % (requests / 10) || '/', '', 'user' || g % 1000, '192.0.2.' || g % 250,
+       'Mozilla/5.0', r.at, CASE WHEN g % 100 = 0 THEN 500 WHEN g % 50 = 7 THEN 404 WHEN g = requests / 4 + 1 THEN 403 ELSE 200 END, 1000, '3 ms'
+FROM given CROSS JOIN generate_series(1, requests) g CROSS JOIN LATERAL (SELECT to_timestamp(now - (requests - g) * 0.1) AS at) r
 END
-    # Ten requests made changes that the log has
-    $psp->pg->sql([user => 'pubsubpull'], q{UPDATE pubsubpull.change c SET request = q.id FROM (SELECT id, row_number() OVER () AS n FROM (SELECT id FROM pubsubpull.request WHERE method = 'POST' ORDER BY id DESC LIMIT 10) x) q
-        WHERE c.table_id = 1 AND c.id = q.n});
     return;
 }
 
@@ -44,13 +66,13 @@ my %seconds;
 for my $name (sort keys %psp) {
     my ($n, $r) = $name eq 'short' ? ($short, $short) : ($changes, $requests);
     my $start = time;
-    fill_log($psp{$name}, $n);
+    fill_log($psp{$name}, $n, $r);
     my $filled = time;
     fill_requests($psp{$name}, $r);
     $seconds{$name} = [$filled - $start, time - $filled];
     $psp{$name}->pg->admin->sql('VACUUM ANALYZE');
 }
-Table::note(sprintf '  %d changes through the trigger took %.0f s, %d requests %.0f s', $changes, $seconds{long}[0], $requests, $seconds{long}[1]);
+Table::note(sprintf '  %d changes took %.0f s, %d requests %.0f s to make', $changes, $seconds{long}[0], $requests, $seconds{long}[1]);
 
 # Seconds for n requests on one connection
 sub ask {
