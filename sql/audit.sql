@@ -1,17 +1,22 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- audit.sql: who changed what and when: requests and what they changed; the history of a row is in pull.sql.
 
--- For the filters of /requests/. Newest first is the order of the primary key, whose ids begin with the time.
+-- For the filters of /requests/. Newest first is the order of the primary key, whose ids begin with the time, and of all that end with the id.
+-- What most requests have, GET and 200, costs nothing, and is found by walking back.
 DO $$ BEGIN
   IF to_regclass('pubsubpull.request_user') IS NULL THEN
     CREATE INDEX request_user ON pubsubpull.request ("user", id) WHERE "user" IS NOT NULL;
     CREATE INDEX request_path ON pubsubpull.request (path text_pattern_ops);
     CREATE INDEX request_remote ON pubsubpull.request (remote, id);
-    CREATE INDEX request_writes ON pubsubpull.request (id) WHERE method <> ALL ('{GET,HEAD,OPTIONS}');
-    CREATE INDEX request_failed ON pubsubpull.request (id) WHERE status >= 500;
   END IF;
-  IF to_regclass('pubsubpull.request_status') IS NULL THEN -- most are 200: those cost nothing, and are found by walking back
+  IF to_regclass('pubsubpull.request_status') IS NULL THEN
     CREATE INDEX request_status ON pubsubpull.request (status, id) WHERE status <> 200;
+  END IF;
+  IF to_regclass('pubsubpull.request_method') IS NULL THEN
+    CREATE INDEX request_method ON pubsubpull.request (method, id) WHERE method <> 'GET';
+  END IF;
+  IF to_regclass('pubsubpull.request_failed') IS NOT NULL THEN -- in older schemas
+    DROP INDEX pubsubpull.request_failed, pubsubpull.request_writes;
   END IF;
 END $$;
 
@@ -73,24 +78,91 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE name
     WHEN 'user' THEN 'q."user" = $2->>''user'''
     WHEN 'method' THEN 'q.method = $2->>''method'''
-      || CASE WHEN value NOT IN ('GET', 'HEAD', 'OPTIONS') THEN ' AND q.method <> ALL (''{GET,HEAD,OPTIONS}'')' ELSE '' END
     WHEN 'path' THEN 'q.path LIKE $6'
-    WHEN 'status' THEN 'q.status BETWEEN replace($2->>''status'', ''x'', ''0'')::int AND replace($2->>''status'', ''x'', ''9'')::int' || CASE WHEN value >= '5' THEN ' AND q.status >= 500' ELSE '' END
-      || CASE WHEN value NOT IN ('200', '2xx') THEN ' AND q.status <> 200' ELSE '' END
+    WHEN 'status' THEN 'q.status BETWEEN replace($2->>''status'', ''x'', ''0'')::int AND replace($2->>''status'', ''x'', ''9'')::int'
     WHEN 'from' THEN 'q.id >= pubsubpull.parse_time(''from'', $2->>''from'')'
     WHEN 'to' THEN 'q.id < pubsubpull.parse_time(''to'', $2->>''to'')'
     WHEN 'cause' THEN 'q.cause = ($2->>''cause'')::uuid'
     WHEN 'remote' THEN 'q.remote = $2->>''remote'''
-    WHEN 'table' THEN 'EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.table_id = $3 AND c.unattributed IS NULL)'
+    WHEN 'table' THEN 'EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.table_id + 0 = $3 AND c.unattributed IS NULL)'
     WHEN 'key' THEN 'q.id = ANY (ARRAY(SELECT c.request FROM pubsubpull.change c WHERE c.table_id = $3 AND c.key = $4 AND c.unattributed IS NULL'
       || ' UNION SELECT c.request FROM pubsubpull.change c WHERE c.table_id = $3 AND c.old_key = $4 AND c.unattributed IS NULL))'
     WHEN 'odd' THEN CASE value
       WHEN '5xx-committed' THEN 'q.status >= 500 AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.unattributed IS NULL)'
-      WHEN '2xx-unchanged' THEN 'q.status BETWEEN 200 AND 299 AND q.method = ANY (''{PUT,POST,DELETE,PATCH}'') AND q.method <> ALL (''{GET,HEAD,OPTIONS}'')'
+      WHEN '2xx-unchanged' THEN 'q.status BETWEEN 200 AND 299 AND q.method = ANY (''{PUT,POST,DELETE,PATCH}'')'
         || ' AND NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = q.id AND c.unattributed IS NULL)' END
     WHEN 'since' THEN 'q.id < ($2->>''since'')::uuid' END
 $$;
 COMMENT ON FUNCTION pubsubpull.request_condition(text, text) IS 'SQL text of a filter of /requests/. Parameters: $2 all filters (jsonb), $3 the table''s id, $4 the key, $6 the path as a pattern.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.statuses(first int, last int) RETURNS int[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+  found_status int := first - 1;
+  all_found int[] := '{}';
+BEGIN
+  LOOP
+    found_status := (SELECT q.status FROM pubsubpull.request q WHERE q.status > found_status AND q.status <= last AND q.status <> 200 ORDER BY q.status LIMIT 1);
+    EXIT WHEN found_status IS NULL;
+    all_found := all_found || found_status;
+  END LOOP;
+  RETURN all_found;
+END $$;
+COMMENT ON FUNCTION pubsubpull.statuses(int, int) IS 'Which statuses from first to last any recorded request has, but for 200.';
+
+-- From the table's changes, if they are few, else back through the log, for an index on table and request would cost each writer. What is
+-- looked at last may be a part only of what its request changed.
+CREATE OR REPLACE FUNCTION pubsubpull.requests_of_table(table_id int, first uuid, below uuid, most int, OUT ids uuid[], OUT looked_to uuid)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_hashagg = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  few CONSTANT int := 1000;
+  look CONSTANT int := 100000;
+BEGIN
+  PERFORM FROM pubsubpull.change c WHERE c.table_id = requests_of_table.table_id OFFSET few LIMIT 1;
+  IF NOT FOUND THEN
+    ids := ARRAY(SELECT x.request FROM (SELECT c.request, c.unattributed FROM pubsubpull.change c WHERE c.table_id = requests_of_table.table_id OFFSET 0) x
+                 WHERE x.request >= first AND x.request < below AND x.unattributed IS NULL);
+    RETURN;
+  END IF;
+  ids := ARRAY(SELECT DISTINCT x.request FROM (
+      SELECT c.request, c.table_id, c.unattributed FROM pubsubpull.change c WHERE c.request >= first AND c.request < below ORDER BY c.request DESC LIMIT look) x
+    WHERE x.table_id = requests_of_table.table_id AND x.unattributed IS NULL ORDER BY x.request DESC LIMIT most);
+  IF cardinality(ids) = most THEN
+    looked_to := ids[most];
+    RETURN;
+  END IF;
+  looked_to := (SELECT c.request FROM pubsubpull.change c WHERE c.request >= first AND c.request < below ORDER BY c.request DESC OFFSET look - 1 LIMIT 1);
+  IF looked_to <> ALL (ids) AND EXISTS (SELECT FROM pubsubpull.change c WHERE c.request = looked_to AND c.table_id + 0 = requests_of_table.table_id AND c.unattributed IS NULL) THEN
+    ids := ids || looked_to;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.requests_of_table(int, uuid, uuid, int) IS
+  'Ids of requests that changed a table, the newest of those from first to below (excluded). looked_to: there may be more below that; NULL: these are all.';
+
+-- The filter that leads should leave the fewest, and has an index in whose order its requests are the newest first; statuses and methods of
+-- which there are several have it each. Nothing is left to the planner, which knows neither that all requests of a user fail nor that a path
+-- was last asked for a year ago.
+CREATE OR REPLACE FUNCTION pubsubpull.request_source(filters jsonb, leader text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part text := concat(' q WHERE q.claimed IS NULL',
+    (SELECT string_agg(' AND ' || pubsubpull.request_condition(f.key, f.value), '') FROM jsonb_each_text(filters) f WHERE f.key IN ('from', 'to', 'since')));
+BEGIN
+  IF leader = 'path' THEN
+    RETURN concat('SELECT q.* FROM (SELECT * FROM pubsubpull.request WHERE path LIKE $6 OFFSET 0)', part, ' ORDER BY q.id DESC');
+  END IF;
+  part := 'SELECT q.* FROM pubsubpull.request' || part;
+  RETURN concat('SELECT q.* FROM (', CASE leader
+    WHEN 'status' THEN coalesce((SELECT string_agg(format('(%s AND q.status <> 200 AND q.status = %s ORDER BY q.id DESC)', part, s), ' UNION ALL ') FROM unnest(pubsubpull.statuses(
+        coalesce(replace(filters->>'status', 'x', '0')::int, 500), coalesce(replace(filters->>'status', 'x', '9')::int, 599))) s), part || ' AND false')
+    WHEN 'method' THEN part || ' AND q.method <> ''GET'' AND ' || pubsubpull.request_condition('method', '')
+    WHEN 'methods' THEN (SELECT string_agg(format('(%s AND q.method <> ''GET'' AND q.method = %L ORDER BY q.id DESC)', part, m), ' UNION ALL ') FROM unnest('{PUT,POST,DELETE,PATCH}'::text[]) m)
+    WHEN 'table' THEN part || ' AND q.id = ANY ($7)'
+    ELSE concat(part, ' AND ' || pubsubpull.request_condition(leader, '')) END, ') q ORDER BY q.id DESC');
+END $$;
+COMMENT ON FUNCTION pubsubpull.request_source(jsonb, text) IS
+  'SQL text that reads requests, newest first, by the filters of time and one other: NULL none, methods those that write. Parameters as in request_condition, and $7 what requests_of_table found.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.readable_tables(names text) RETURNS int[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -102,13 +174,21 @@ COMMENT ON FUNCTION pubsubpull.readable_tables(text) IS 'Ids of the tables in na
 DROP FUNCTION IF EXISTS pubsubpull.requests_get(text, text, text, text, text, text, text); -- knew fewer filters
 CREATE OR REPLACE FUNCTION pubsubpull.requests_get(base text, filters jsonb, names text, "limit" text,
   OUT status int, OUT body text, OUT etag text, OUT next text, OUT location text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_sort = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   most int := pubsubpull.parse_limit("limit", 100, 1000);
+  pattern CONSTANT text := regexp_replace(filters->>'path', '([\\%_])', '\\\1', 'g') || '%';
   tables int[];
   touched pubsubpull.published;
   touched_id int;
   touched_key text;
+  few_paths boolean;
+  leader text;
+  source text;
+  others text;
+  look int;
+  ids uuid[];
   page text;
   last_id uuid;
   n int;
@@ -145,13 +225,30 @@ BEGIN
     END IF;
   END IF;
   PERFORM pubsubpull.parse_time(f.key, f.value) FROM jsonb_each_text(filters) f WHERE f.key IN ('from', 'to');
-  -- Planned for these filters and their values each time: which index is best depends on them.
+  IF pattern IS NOT NULL AND touched_key IS NULL THEN
+    EXECUTE 'SELECT NOT EXISTS (SELECT FROM pubsubpull.request q WHERE q.path LIKE $1 OFFSET 1000)' INTO few_paths USING pattern;
+  END IF;
+  leader := CASE WHEN touched_key IS NOT NULL THEN 'key' WHEN few_paths THEN 'path' WHEN filters ? 'cause' THEN 'cause' WHEN filters ? 'user' THEN 'user'
+    WHEN filters ? 'remote' THEN 'remote' WHEN filters ? 'table' THEN 'table'
+    WHEN filters->>'status' NOT IN ('200', '2xx') OR filters->>'odd' = '5xx-committed' THEN 'status'
+    WHEN filters->>'method' <> 'GET' THEN 'method' WHEN filters->>'odd' = '2xx-unchanged' THEN 'methods' END;
+  source := pubsubpull.request_source(filters, leader);
+  others := (SELECT string_agg(' AND ' || pubsubpull.request_condition(f.key, f.value), '') FROM jsonb_each_text(filters) f
+             WHERE f.key <> ALL (ARRAY['from', 'to', 'since', coalesce(leader, '')]) AND NOT (f.key = 'table' AND leader = 'key'));
+  look := CASE WHEN others IS NULL THEN most WHEN others LIKE '%EXISTS%' THEN 5000 WHEN leader = 'table' THEN greatest(1000, 5 * most) WHEN leader IS NULL THEN 100000 ELSE 10000 END;
+  IF leader = 'table' THEN
+    SELECT r.ids, r.looked_to INTO ids, last_id FROM pubsubpull.requests_of_table(touched.id,
+      coalesce(pubsubpull.parse_time('from', filters->>'from'), '00000000-0000-0000-0000-000000000000'),
+      least((filters->>'since')::uuid, pubsubpull.parse_time('to', filters->>'to'), 'ffffffff-ffff-ffff-ffff-ffffffffffff'), look) r;
+  END IF;
   EXECUTE concat('SELECT string_agg(concat(left(pubsubpull.request_json(r.id), -1), '',"url":'', to_json($1 || ''/requests/'' || r.id), ''}''), '','' ORDER BY r.id DESC),',
-    ' (array_agg(r.id ORDER BY r.id))[1], count(*) FROM (SELECT q.id FROM pubsubpull.request q WHERE q.claimed IS NULL',
-    (SELECT string_agg(' AND ' || pubsubpull.request_condition(f.key, f.value), '') FROM jsonb_each_text(filters) f WHERE NOT (f.key = 'table' AND filters ? 'key')),
-    ' ORDER BY q.id DESC LIMIT $5) r')
-  INTO page, last_id, n USING base, filters, touched.id, touched_key, most, regexp_replace(filters->>'path', '([\\%_])', '\\\1', 'g') || '%';
-  IF n = most THEN
+    ' coalesce(CASE WHEN count(*) = $5 THEN (array_agg(r.id ORDER BY r.id))[1] END, $9), count(*)',
+    ' FROM (SELECT q.id FROM (', source, CASE WHEN leader = 'table' THEN '' ELSE ' LIMIT $8' END, ') q WHERE true', others, ' ORDER BY q.id DESC LIMIT $5) r')
+  INTO page, last_id, n USING base, filters, touched.id, touched_key, most, pattern, ids, look, last_id;
+  IF n < most AND others IS NOT NULL AND coalesce(leader, '') NOT IN ('key', 'path', 'table') THEN
+    EXECUTE concat('SELECT q.id FROM (', source, ') q OFFSET $8 - 1 LIMIT 1') INTO last_id USING base, filters, touched.id, touched_key, most, pattern, ids, look;
+  END IF;
+  IF last_id IS NOT NULL THEN
     next := concat(base, '/requests/?limit=', most, (SELECT string_agg(concat('&', f.key, '=', pubsubpull.percent_encode(f.value)), '' ORDER BY f.key)
       FROM jsonb_each_text(filters || jsonb_build_object('since', last_id)) f));
   END IF;

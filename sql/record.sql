@@ -24,11 +24,12 @@ CREATE TABLE IF NOT EXISTS pubsubpull.request (
   duration interval,
   claimed  timestamptz
 ) WITH (fillfactor = 80);
--- An upgrade that adds columns needs these tables to itself until it ends. Who works with them locks them in many orders: all are had at
+-- An upgrade that adds columns or drops indexes needs these tables to itself until it ends. Who works with them locks them in many orders: all are had at
 -- once, or none is held while the others go on.
 DO $$ BEGIN
   IF to_regclass('pubsubpull.delivery') IS NOT NULL
-     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'cause' AND NOT a.attisdropped) THEN
+     AND (to_regclass('pubsubpull.request_failed') IS NOT NULL
+          OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = 'pubsubpull.request'::regclass AND a.attname = 'cause' AND NOT a.attisdropped)) THEN
     FOR turn IN 1 .. 200 LOOP
       BEGIN
         SET LOCAL lock_timeout = '50ms';

@@ -18,8 +18,8 @@ my $start = 1_700_000_000;
 admin(<<"END");
 INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, status, bytes, duration)
 SELECT (substr(h, 1, 8) || '-' || substr(h, 9) || '-7000-8000-' || lpad(to_hex(g), 12, '0'))::uuid,
-    (CASE WHEN g % 10 = 0 THEN 'PUT' ELSE 'GET' END), 'h', '/p' || g % 50 || '/' || g, '', 'user' || g % 1000, '192.0.2.' || g % 200, 'agent', to_timestamp($start + g),
-    CASE WHEN g % 5000 = 0 THEN 503 WHEN g % 100 = 7 THEN 404 ELSE 200 END, 100, interval '1 ms'
+    (CASE WHEN g % 10 = 0 THEN 'PUT' WHEN g = 100001 THEN 'DELETE' ELSE 'GET' END), 'h', (CASE WHEN g <= 3000 THEN '/old/' ELSE '/p' || g % 50 || '/' END) || g, '', 'user' || g % 1000, '192.0.2.' || g % 200, 'agent', to_timestamp($start + g),
+    CASE WHEN g % 5000 = 0 THEN 503 WHEN g = 199907 THEN 403 WHEN g % 100 = 7 THEN 404 ELSE 200 END, 100, interval '1 ms'
 FROM (SELECT g, lpad(to_hex(($start + g) * 1000::bigint), 12, '0') AS h FROM generate_series(1, $n) g) s;
 END
 admin('ANALYZE pubsubpull.request');
@@ -54,15 +54,22 @@ my %find = (
     'method=PUT'                   => sub { $_[0] % 10 == 0 },
     'path=/p7/'                    => sub { $_[0] % 50 == 7 },
     'path=/p7/7'                   => sub { $_[0] % 50 == 7 && $_[0] =~ /^7/ },
+    'path=/p3/3053'                => sub { $_[0] == 3053 },
+    'path=/old/&user=user999'      => sub { $_[0] % 1000 == 999 && $_[0] <= 3000 },
     'path=/p%25'                   => sub { 0 },
     'path=/p_/'                    => sub { 0 },
-    'status=404'                   => sub { $_[0] % 100 == 7 },
+    'status=404'                   => sub { $_[0] % 100 == 7 && $_[0] != 199_907 },
+    'status=403'                   => sub { $_[0] == 199_907 },
+    'status=4xx'                   => sub { $_[0] % 100 == 7 },
+    'status=3xx'                   => sub { 0 },
     'status=5xx'                   => sub { $_[0] % 5000 == 0 },
     'status=503'                   => sub { $_[0] % 5000 == 0 },
     'status=4xx&user=user107'      => sub { $_[0] % 1000 == 107 },
     'remote=192.0.2.9'             => sub { $_[0] % 200 == 9 },
     'user=nobody'                  => sub { 0 },
-    'method=DELETE'                => sub { 0 },
+    'method=DELETE'                => sub { $_[0] == 100_001 },
+    'method=HEAD'                  => sub { 0 },
+    'method=PUT&status=503'        => sub { $_[0] % 5000 == 0 },
     'method=GET&user=user10'       => sub { 0 },
     'from=' . time_of(199_000)     => sub { $_[0] >= 199_000 },
     'to=' . time_of(1000)          => sub { $_[0] < 1000 },
@@ -88,6 +95,11 @@ for my $query (sort keys %find) {
     cmp_ok($took, '<', 1.5 * slow(), sprintf '  soon (%.0f ms)', 1000 * $took);
 }
 is((numbers(list('limit=5')))[0], $n, 'all');
+
+# A page looks through so many and no more: what was last asked for long ago is some pages away
+my $far = list('path=/old/&limit=40');
+is(scalar @{ $far->{requests} }, 0, 'a page may be empty');
+is(join(' ', follow($far, 76)), join(' ', reverse 1 .. 3000), 'and the next ones have all, newest first');
 
 # Pages stay as they are while others are recorded
 my $page = list('user=user3&limit=10');
@@ -127,5 +139,17 @@ my ($pages, $all) = (0, '');
 for ($page = list('odd=no-request&limit=10'); ; $page = $httpd->get($page->{next}, @as)->json) { $pages++; $all .= ' ' . keys_of($page); last if !$page->{next} }
 is($all =~ s/^ | (?= )| $//gr, 'far,1 garbage,1 malformed none,7 none,6 none,5 none,4 none,3 none,2 none,1', "the whole log, in $pages pages");
 cmp_ok($pages, '>', 1, 'a page looks through a part of the log only');
+# A table with so many changes that they are not all read, and a request that changed so many others that the page ends within it
+$psp->publish("public.$_", 'id int PRIMARY KEY') for qw(busy bulk);
+for my $case ([40, 'busy', 1, 1500], [60, 'busy', 1501, 1510], [80, 'bulk', 1, 100_100], [80, 'busy', 1511, 1511], [80, 'bulk', 100_101, 200_200], [90, 'bulk', 200_201, 200_201]) {
+    my ($g, $table, $from, $to) = @$case;
+    $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, qq({"id":"@{[id_of($g)]}","started":"2026-01-01T00:00:00Z"}));
+    $pg->sql("INSERT INTO $table SELECT generate_series(?::int, ?::int)", $from, $to);
+}
+change(undef);
+is(join(' ', follow(list('table=public.busy&limit=2'), 5)), '80 60 40', 'each request that changed the table, once');
+is(join(' ', follow(list('table=public.bulk'), 5)), '90 80', 'also those that changed many rows');
+is(join(' ', follow(list('table=public.busy&limit=1&method=PUT&to=' . time_of(61)), 5)), '60 40', 'beside other filters');
+is(join(' ', follow(list('table=public.busy&status=503'), 5)), '', 'also when none is left');
 $httpd->expect_log(qr{AH01631: user auditor});
 finish;
