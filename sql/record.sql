@@ -70,6 +70,32 @@ END $$;
 COMMENT ON TYPE pubsubpull.unattributed IS
   'Why a change has no request although its session named one: the setting is no envelope; PubSubPullKey is set and its signature is missing, wrong or too old; httpd never issued the id; the comment is that of a named prepared statement, written when it was prepared';
 
+-- How many that were. Whoever logs such changes adds a row, in his transaction and without waiting for anybody; now and then rows are added up.
+CREATE TABLE IF NOT EXISTS pubsubpull.unattributed_count (
+  reason  pubsubpull.unattributed NOT NULL,
+  changes bigint NOT NULL
+);
+COMMENT ON TABLE pubsubpull.unattributed_count IS 'Changes that were logged as unattributed, by reason: the sum of these rows';
+
+CREATE OR REPLACE FUNCTION pubsubpull.count_unattributed(reason pubsubpull.unattributed, changes bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO pubsubpull.unattributed_count (reason, changes) VALUES (count_unattributed.reason, count_unattributed.changes);
+END $$;
+COMMENT ON FUNCTION pubsubpull.count_unattributed(pubsubpull.unattributed, bigint) IS 'Counts changes that are logged as unattributed.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.add_up_unattributed() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF (SELECT count(*) FROM (SELECT FROM pubsubpull.unattributed_count LIMIT 100) c) = 100 THEN
+    WITH taken AS (
+      DELETE FROM pubsubpull.unattributed_count u WHERE u.ctid = ANY (ARRAY(SELECT c.ctid FROM pubsubpull.unattributed_count c LIMIT 10000 FOR UPDATE SKIP LOCKED))
+      RETURNING u.reason, u.changes)
+    INSERT INTO pubsubpull.unattributed_count (reason, changes) SELECT t.reason, sum(t.changes) FROM taken t GROUP BY t.reason;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.add_up_unattributed() IS 'Makes few rows of many in the count of unattributed changes; called about once a second.';
+
 -- The id at the front of an envelope, or NULL when the text is not an envelope of ours.
 CREATE OR REPLACE FUNCTION pubsubpull.envelope_id(envelope text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -237,6 +263,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.judge_claims(age interval DEFAULT '10 minu
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   ids uuid[];
+  changes bigint;
 BEGIN
   WITH late AS (
     SELECT q.id FROM pubsubpull.request q WHERE q.claimed < clock_timestamp() - age ORDER BY q.claimed LIMIT 1000 FOR UPDATE SKIP LOCKED),
@@ -245,6 +272,10 @@ BEGIN
   SELECT array_agg(j.id) INTO ids FROM judged j;
   IF ids IS NOT NULL THEN
     UPDATE pubsubpull.change c SET unattributed = 'unknown' WHERE c.request = ANY (ids) AND c.unattributed IS NULL;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    IF changes > 0 THEN
+      PERFORM pubsubpull.count_unattributed('unknown', changes);
+    END IF;
   END IF;
   RETURN coalesce(cardinality(ids), 0);
 END $$;
@@ -375,7 +406,7 @@ BEGIN
   LOOP
     written := written + pubsubpull.record_requests(late.records, least(late.tries, 4));
   END LOOP;
-  PERFORM pubsubpull.judge_claims();
+  PERFORM pubsubpull.judge_claims(), pubsubpull.add_up_unattributed();
   RETURN written;
 END $$;
-COMMENT ON FUNCTION pubsubpull.record_late() IS 'Tries again what record_requests could not write, and judges what nobody wrote; called about once a second.';
+COMMENT ON FUNCTION pubsubpull.record_late() IS 'Tries again what record_requests could not write, judges what nobody wrote, and adds up how much is unattributed; called about once a second.';
