@@ -312,9 +312,10 @@ DO $$ BEGIN
   END IF;
 END $$;
 CREATE OR REPLACE FUNCTION pubsubpull.awaits_reads() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-  SELECT EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')))
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN -- not in SQL: that is planned anew for each call
+  RETURN EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')));
+END $$;
 COMMENT ON FUNCTION pubsubpull.awaits_reads() IS 'Whether a request that should only have read changed something and is not completed; if not, httpd need not send those.';
 
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
@@ -390,6 +391,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pubsubpull.record_requests(json, int) IS
   'Completes requests with status, bytes and duration (microseconds). records: array of envelopes with these members and mode: 1 = only if it changed something, 2 = write it anyway. Returns how many rows were written. Waits for a writer no longer than 10 ms.';
+
+-- The same where all only read and are to be written anyway. Most have no row: that is tried, by a statement that does nothing else.
+CREATE OR REPLACE FUNCTION pubsubpull.record_reads(records json) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '10ms' AS $$
+DECLARE
+  written int;
+BEGIN
+  IF EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')))
+     OR EXISTS (SELECT FROM pubsubpull.request q WHERE q.claimed = 'infinity')
+     OR EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL) THEN
+    RETURN pubsubpull.record_requests(records);
+  END IF;
+  INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
+  SELECT e.id, e.method, e.host, e.path, e.query, e."user", e.remote, e.agent, e.started, e.headers, e.cause, e.status, e.bytes, e.duration * interval '1 microsecond'
+  FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
+    agent text, started timestamptz, headers jsonb, cause uuid, status int, bytes bigint, duration bigint);
+  GET DIAGNOSTICS written = ROW_COUNT;
+  RETURN written;
+EXCEPTION WHEN unique_violation OR lock_not_available THEN
+  RETURN pubsubpull.record_requests(records);
+END $$;
+COMMENT ON FUNCTION pubsubpull.record_reads(json) IS 'record_requests for requests that hardly ever change anything, all of mode 2.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.record_late() RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
