@@ -187,7 +187,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format(
     'CREATE OR REPLACE FUNCTION pubsubpull.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
-    ' SET search_path = pg_catalog, pg_temp%s AS %L',
+    ' SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off%s AS %L',
     format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
     format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  unattributed pubsubpull.unattributed;\n  who record;\n  border bigint;\n  changes bigint;\n%sBEGIN\n'
       || E'  IF pg_trigger_depth() > 1 OR concat(current_setting(''pubsubpull.nested'', true), current_setting(''pubsubpull.shut'', true)) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
@@ -226,7 +226,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.has_made_types(regclass) IS 'Whether a column of a table is of a type that does not come with PostgreSQL; also when there is no such table.';
 
--- The generated functions hold static SQL: the server plans it once per session. Column names appear for the key only, so that
+-- The generated functions hold static SQL: the server plans it once per session, even if what it is planned for looks expensive, being a
+-- statement of many rows (and such a plan must not be compiled each time that there is one row). Column names appear for the key only, so that
 -- columns may come and go; whole rows are taken as they are.
 CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -236,7 +237,7 @@ DECLARE
   seek CONSTANT text := format(E'  IF pubsubpull.has_made_types(%L::pg_catalog.regclass) THEN\n    IF EXISTS (SELECT FROM pg_cast c WHERE c.oid >= 16384 AND c.casttarget IN (25, 114, 3802)) THEN\n'
       || E'      PERFORM pubsubpull.check_casts();\n    END IF;\n  END IF;\n', p.relation::oid)
     || E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
-    || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
+    || CASE WHEN p.row_level THEN '' ELSE E'    OR current_query() LIKE ''%tracestate%''\n' END
     || E'  THEN\n    who := pubsubpull.attribute();\n    request := who.request;\n    channel := who.channel;\n    unattributed := who.unattributed;\n  END IF;\n';
   hidden text := '';
   declarations text := '';
@@ -296,14 +297,13 @@ COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
   'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
 
 -- The two transition tables hold the rows of an UPDATE in the same order, so old and new are paired by position, which also
--- holds when the key changed. One row, the common case, needs no join (and its LIMIT keeps the plan a small one: made when a statement had many
--- rows, it would look so expensive without that it is planned anew each time). A plan made for few rows must never be used for many,
+-- holds when the key changed. One row, the common case, needs no join. A plan made for few rows must never be used for many,
 -- hence no nested loop.
 CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format(
     E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed FROM old_rows o, new_rows n\n'
-    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s LIMIT 1;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n'
+    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n'
     || E'  IF NOT FOUND THEN\n'
     || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
     || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'
