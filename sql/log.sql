@@ -187,11 +187,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format(
     'CREATE OR REPLACE FUNCTION pubsubpull.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
-    ' SET search_path = pg_catalog, pg_temp%s AS %L',
+    ' SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off%s AS %L',
     format('log_%s_%s', p.id, event), pubsubpull.pinned_settings(p.relation, p.key),
-    format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  unattributed pubsubpull.unattributed;\n  who record;\n  border bigint;\n%sBEGIN\n'
+    format(E'#variable_conflict use_variable\nDECLARE\n  request uuid;\n  channel pubsubpull.channel;\n  unattributed pubsubpull.unattributed;\n  who record;\n  border bigint;\n  changes bigint;\n%sBEGIN\n'
       || E'  IF pg_trigger_depth() > 1 OR concat(current_setting(''pubsubpull.nested'', true), current_setting(''pubsubpull.shut'', true)) <> '''' THEN\n    border := nextval(''pubsubpull.change_id'');\n  END IF;\n'
-      || E'%s  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border, TG_OP);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
+      || E'%s  IF unattributed IS NOT NULL AND changes > 0 THEN\n    PERFORM pubsubpull.count_unattributed(unattributed, changes);\n  END IF;\n'
+      || E'  IF border IS NOT NULL THEN\n    PERFORM pubsubpull.settle(%s, border, TG_OP);\n  END IF;\n  RETURN NULL;\nEND', declarations, body, p.id));
   -- Who adds a partition has its triggers cloned and needs EXECUTE; without USAGE on the schema nobody can name the function.
   EXECUTE format(CASE WHEN p.row_level THEN 'GRANT EXECUTE ON FUNCTION pubsubpull.%I() TO PUBLIC' ELSE 'REVOKE ALL ON FUNCTION pubsubpull.%I() FROM PUBLIC' END,
                  format('log_%s_%s', p.id, event));
@@ -225,7 +226,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.has_made_types(regclass) IS 'Whether a column of a table is of a type that does not come with PostgreSQL; also when there is no such table.';
 
--- The generated functions hold static SQL: the server plans it once per session. Column names appear for the key only, so that
+-- The generated functions hold static SQL: the server plans it once per session, even if what it is planned for looks expensive, being a
+-- statement of many rows (and such a plan must not be compiled each time that there is one row). Column names appear for the key only, so that
 -- columns may come and go; whole rows are taken as they are.
 CREATE OR REPLACE FUNCTION pubsubpull.create_functions(p pubsubpull.published) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -235,7 +237,7 @@ DECLARE
   seek CONSTANT text := format(E'  IF pubsubpull.has_made_types(%L::pg_catalog.regclass) THEN\n    IF EXISTS (SELECT FROM pg_cast c WHERE c.oid >= 16384 AND c.casttarget IN (25, 114, 3802)) THEN\n'
       || E'      PERFORM pubsubpull.check_casts();\n    END IF;\n  END IF;\n', p.relation::oid)
     || E'  IF current_setting(''pubsubpull.request'', true) <> '''' OR current_setting(''application_name'') LIKE ''psp:%''\n'
-    || CASE WHEN p.row_level THEN '' ELSE E'    OR position(''tracestate'' IN right(current_query(), 2000)) > 0\n' END
+    || CASE WHEN p.row_level THEN '' ELSE E'    OR current_query() LIKE ''%tracestate%''\n' END
     || E'  THEN\n    who := pubsubpull.attribute();\n    request := who.request;\n    channel := who.channel;\n    unattributed := who.unattributed;\n  END IF;\n';
   hidden text := '';
   declarations text := '';
@@ -266,16 +268,16 @@ BEGIN
     PERFORM pubsubpull.create_function(p, 'row', declarations, format(
       E'  IF TG_RELID <> %1$s AND NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n'
       || E'    RAISE EXCEPTION USING MESSAGE = %2$L;\n  END IF;\n', p.relation::oid, format('this function logs changes of %s only', p.name)) || seek || hidden || format(
-      E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel, unattributed);\n'
-      || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel, unattributed);\n'
-      || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed);\n  END IF;\n',
+      E'  IF TG_OP = ''INSERT'' THEN\n  %1$s\n    VALUES (%2$s, ''I'', %3$s, NULL, NULL, %5$s, request, channel, unattributed);\n    GET DIAGNOSTICS changes = ROW_COUNT;\n'
+      || E'  ELSIF TG_OP = ''DELETE'' THEN\n  %1$s\n    VALUES (%2$s, ''D'', %4$s, NULL, %6$s, NULL, request, channel, unattributed);\n    GET DIAGNOSTICS changes = ROW_COUNT;\n'
+      || E'  ELSIF %7$s THEN\n  %1$s\n    VALUES (%2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed);\n    GET DIAGNOSTICS changes = ROW_COUNT;\n  END IF;\n',
       target, p.id, nk, ok, n, o,
       CASE WHEN (p.options->>'skip_unchanged')::boolean THEN 'row_to_json(OLD)::text <> row_to_json(NEW)::text' ELSE 'true' END));
   ELSE
     PERFORM pubsubpull.create_function(p, 'insert', declarations, seek || hidden || format(
-      E'%s\n  SELECT %s, ''I'', %s, NULL, NULL, %s, request, channel, unattributed FROM new_rows n;\n', target, p.id, nk, n));
+      E'%s\n  SELECT %s, ''I'', %s, NULL, NULL, %s, request, channel, unattributed FROM new_rows n;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n', target, p.id, nk, n));
     PERFORM pubsubpull.create_function(p, 'delete', declarations, seek || hidden || format(
-      E'%s\n  SELECT %s, ''D'', %s, NULL, %s, NULL, request, channel, unattributed FROM old_rows o;\n', target, p.id, ok, o));
+      E'%s\n  SELECT %s, ''D'', %s, NULL, %s, NULL, request, channel, unattributed FROM old_rows o;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n', target, p.id, ok, o));
     PERFORM pubsubpull.create_function(p, 'update', declarations || E'  loops text;\n  memory text;\n', seek || hidden
       || pubsubpull.update_body(p, target, nk, ok, n, o));
   END IF;
@@ -284,7 +286,7 @@ BEGIN
   PERFORM pubsubpull.create_function(p, 'truncate', declarations, seek || hidden || format(
     E'  IF TG_RELID = %1$s AND TG_WHEN = ''BEFORE'' THEN\n    INSERT INTO pubsubpull.truncation (xid, relation) VALUES (pg_current_xact_id(), %1$s);\n'
     || E'  ELSIF TG_RELID = %1$s THEN\n    DELETE FROM pubsubpull.truncation q WHERE q.xid = pg_current_xact_id() AND q.relation = %1$s;\n  %2$s\n'
-    || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel, unattributed);\n'
+    || E'    VALUES (%3$s, ''T'', NULL, NULL, NULL, NULL, request, channel, unattributed);\n    GET DIAGNOSTICS changes = ROW_COUNT;\n'
     || E'  ELSIF NOT EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) a WHERE a.relid = %1$s) THEN\n    RAISE EXCEPTION USING MESSAGE = %4$L;\n'
     || E'  ELSIF NOT EXISTS (SELECT FROM pubsubpull.truncation q WHERE q.xid = pg_current_xact_id() AND q.relation = %1$s) THEN\n'
     || E'    PERFORM pubsubpull.log_truncated(%3$s, TG_RELID, request, channel, unattributed);\n  END IF;\n',
@@ -295,20 +297,19 @@ COMMENT ON FUNCTION pubsubpull.create_functions(pubsubpull.published) IS
   'Writes the trigger functions of one published table: pubsubpull.log_<id>_insert, _update, _delete, _truncate or _row.';
 
 -- The two transition tables hold the rows of an UPDATE in the same order, so old and new are paired by position, which also
--- holds when the key changed. One row, the common case, needs no join (and its LIMIT keeps the plan a small one: made when a statement had many
--- rows, it would look so expensive without that it is planned anew each time). A plan made for few rows must never be used for many,
+-- holds when the key changed. One row, the common case, needs no join. A plan made for few rows must never be used for many,
 -- hence no nested loop.
 CREATE OR REPLACE FUNCTION pubsubpull.update_body(p pubsubpull.published, target text, nk text, ok text, n text, o text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format(
     E'%1$s\n  SELECT %2$s, ''U'', %3$s, nullif(%4$s, %3$s), %6$s, %5$s, request, channel, unattributed FROM old_rows o, new_rows n\n'
-    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s LIMIT 1;\n'
+    || E'  WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1)%8$s;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n'
     || E'  IF NOT FOUND THEN\n'
     || E'  loops := current_setting(''enable_nestloop'');\n  memory := current_setting(''work_mem'');\n'
     || E'  PERFORM set_config(''enable_nestloop'', ''off'', true), set_config(''work_mem'', ''64MB'', true);\n'
     || E'%1$s\n  SELECT %2$s, ''U'', n.key, nullif(o.key, n.key), o.row, n.row, request, channel, unattributed\n'
     || E'  FROM (SELECT row_number() OVER () AS n, %3$s AS key, %5$s AS row FROM new_rows n) n\n'
-    || E'  JOIN (SELECT row_number() OVER () AS n, %4$s AS key, %6$s AS row FROM old_rows o) o ON o.n = n.n%7$s ORDER BY n.n;\n'
+    || E'  JOIN (SELECT row_number() OVER () AS n, %4$s AS key, %6$s AS row FROM old_rows o) o ON o.n = n.n%7$s ORDER BY n.n;\n  GET DIAGNOSTICS changes = ROW_COUNT;\n'
     || E'  PERFORM set_config(''enable_nestloop'', loops, true), set_config(''work_mem'', memory, true);\n  END IF;\n',
     target, p.id, nk, ok, n, o,
     CASE WHEN (p.options->>'skip_unchanged')::boolean THEN ' WHERE o.row::text <> n.row::text' ELSE '' END,
@@ -329,6 +330,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.log_truncated(published_id int, partition 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   p pubsubpull.published;
+  changes bigint;
 BEGIN
   PERFORM pg_current_xact_id(); -- before ids are drawn
   SELECT * INTO p FROM pubsubpull.published q WHERE q.id = published_id;
@@ -336,6 +338,10 @@ BEGIN
                  ' SELECT $1, ''D'', r.row_key, r.row_json, $4, $5, $6 FROM pubsubpull.run_rows($2, $3, NULL, false) r', p.slot)
     USING published_id, format('SELECT %s, (to_jsonb(o.*) - $1)::json FROM %s o', pubsubpull.key_expression(partition, p.key, 'o'), partition::regclass),
           pubsubpull.excluded_names(p), request, channel, unattributed;
+  GET DIAGNOSTICS changes = ROW_COUNT;
+  IF unattributed IS NOT NULL AND changes > 0 THEN
+    PERFORM pubsubpull.count_unattributed(unattributed, changes);
+  END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.log_truncated(int, oid, uuid, pubsubpull.channel, pubsubpull.unattributed) IS
   'Logs the rows of a partition that is about to be truncated by itself as deleted.';

@@ -98,3 +98,10 @@ RETURNS SETOF record LANGUAGE sql STABLE ROWS 100 SET search_path = pg_catalog, 
 $$;
 COMMENT ON FUNCTION pubsubpull.metrics() IS
   'How each subscription is doing: changes after its position and the age of the oldest, that of the oldest that is not delivered or is to be tried again, parked deliveries, those given up now and ever. Counts stop at 10000, or sooner where many subscriptions are far behind.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.unattributed_counts(OUT reason text, OUT changes bigint) RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+  SELECT r::text, coalesce((SELECT sum(u.changes) FROM pubsubpull.unattributed_count u WHERE u.reason = r), 0)::bigint
+  FROM unnest(enum_range(NULL::pubsubpull.unattributed)) r
+$$;
+COMMENT ON FUNCTION pubsubpull.unattributed_counts() IS 'How many changes were logged whose session named a request that is not believed, by reason. What was pruned since or is believed now stays counted.';

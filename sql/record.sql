@@ -71,6 +71,32 @@ END $$;
 COMMENT ON TYPE pubsubpull.unattributed IS
   'Why a change has no request although its session named one: the setting is no envelope; PubSubPullKey is set and its signature is missing, wrong or too old; httpd never issued the id; the comment is that of a named prepared statement, written when it was prepared';
 
+-- How many that were. Whoever logs such changes adds a row, in his transaction and without waiting for anybody; now and then rows are added up.
+CREATE TABLE IF NOT EXISTS pubsubpull.unattributed_count (
+  reason  pubsubpull.unattributed NOT NULL,
+  changes bigint NOT NULL
+);
+COMMENT ON TABLE pubsubpull.unattributed_count IS 'Changes that were logged as unattributed, by reason: the sum of these rows';
+
+CREATE OR REPLACE FUNCTION pubsubpull.count_unattributed(reason pubsubpull.unattributed, changes bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO pubsubpull.unattributed_count (reason, changes) VALUES (count_unattributed.reason, count_unattributed.changes);
+END $$;
+COMMENT ON FUNCTION pubsubpull.count_unattributed(pubsubpull.unattributed, bigint) IS 'Counts changes that are logged as unattributed.';
+
+CREATE OR REPLACE FUNCTION pubsubpull.add_up_unattributed() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF (SELECT count(*) FROM (SELECT FROM pubsubpull.unattributed_count LIMIT 100) c) = 100 THEN
+    WITH taken AS (
+      DELETE FROM pubsubpull.unattributed_count u WHERE u.ctid = ANY (ARRAY(SELECT c.ctid FROM pubsubpull.unattributed_count c LIMIT 10000 FOR UPDATE SKIP LOCKED))
+      RETURNING u.reason, u.changes)
+    INSERT INTO pubsubpull.unattributed_count (reason, changes) SELECT t.reason, sum(t.changes) FROM taken t GROUP BY t.reason;
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.add_up_unattributed() IS 'Makes few rows of many in the count of unattributed changes; called about once a second.';
+
 -- The id at the front of an envelope, or NULL when the text is not an envelope of ours.
 CREATE OR REPLACE FUNCTION pubsubpull.envelope_id(envelope text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -181,26 +207,38 @@ DO $$ BEGIN
     DROP FUNCTION pubsubpull.attribute(); -- gave less back once
   END IF;
 END $$;
+-- Trigger functions call it, with the search_path that is set for them: to set it again takes longer than a hash. Bytes, as left and right
+-- of a text count its characters.
 CREATE OR REPLACE FUNCTION pubsubpull.attribute(OUT request uuid, OUT channel pubsubpull.channel, OUT unattributed pubsubpull.unattributed)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   envelope text := current_setting('pubsubpull.request', true);
+  sealed bytea;
+  size int; -- of what is signed
   k record;
   name text;
 BEGIN
   IF envelope <> '' THEN
-    request := pubsubpull.envelope_id(envelope);
+    IF envelope LIKE '{"id":"________-____-____-____-____________"%' THEN
+      FOR k IN SELECT q.inner_block, q.outer_block, q.ttl FROM pubsubpull.key q LOOP -- an aggregate would be planned anew each time
+        sealed := convert_to(envelope, getdatabaseencoding());
+        size := octet_length(sealed) - 80;
+        unattributed := CASE
+          WHEN substr(sealed, size + 1, 14) <> ',"signature":"' OR substr(sealed, size + 79) <> '"}' THEN 'unsigned'::pubsubpull.unattributed
+          WHEN substr(sealed, size + 15, 64) <> convert_to(encode(sha256(k.outer_block || sha256(k.inner_block || substr(sealed, 1, size))), 'hex'), getdatabaseencoding()) THEN 'forged'
+          WHEN abs(extract(epoch FROM now()) - ('x' || substr(envelope, 8, 8) || substr(envelope, 17, 4))::bit(48)::bigint / 1000) > extract(epoch FROM k.ttl) THEN 'expired' END;
+        EXIT WHEN unattributed IS DISTINCT FROM 'forged';
+      END LOOP;
+    END IF;
+    IF sealed IS NOT NULL AND unattributed IS NULL THEN
+      request := substr(envelope, 8, 36)::uuid; -- httpd signed it
+    ELSE
+      request := pubsubpull.envelope_id(envelope);
+    END IF;
     IF request IS NULL THEN
       unattributed := 'malformed';
       RETURN;
     END IF;
-    FOR k IN SELECT q.inner_block, q.outer_block, q.ttl FROM pubsubpull.key q LOOP -- an aggregate would be planned anew each time
-      unattributed := CASE
-        WHEN right(envelope, 80) NOT LIKE ',"signature":"%"}' THEN 'unsigned'
-        WHEN left(right(envelope, 66), 64) <> encode(sha256(k.outer_block || sha256(k.inner_block || convert_to(left(envelope, -80), getdatabaseencoding()))), 'hex') THEN 'forged'
-        WHEN abs(extract(epoch FROM now()) - ('x' || substr(envelope, 8, 8) || substr(envelope, 17, 4))::bit(48)::bigint / 1000) > extract(epoch FROM k.ttl) THEN 'expired' END;
-      EXIT WHEN unattributed IS DISTINCT FROM 'forged';
-    END LOOP;
     IF unattributed IS NULL AND current_setting('pubsubpull.seen', true) IS DISTINCT FROM request::text AND NOT pubsubpull.see_request(request, envelope) THEN
       unattributed := 'malformed';
     END IF;
@@ -238,6 +276,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.judge_claims(age interval DEFAULT '10 minu
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   ids uuid[];
+  changes bigint;
 BEGIN
   WITH late AS (
     SELECT q.id FROM pubsubpull.request q WHERE q.claimed < clock_timestamp() - age ORDER BY q.claimed LIMIT 1000 FOR UPDATE SKIP LOCKED),
@@ -246,6 +285,10 @@ BEGIN
   SELECT array_agg(j.id) INTO ids FROM judged j;
   IF ids IS NOT NULL THEN
     UPDATE pubsubpull.change c SET unattributed = 'unknown' WHERE c.request = ANY (ids) AND c.unattributed IS NULL;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    IF changes > 0 THEN
+      PERFORM pubsubpull.count_unattributed('unknown', changes);
+    END IF;
   END IF;
   RETURN coalesce(cardinality(ids), 0);
 END $$;
@@ -282,9 +325,10 @@ DO $$ BEGIN
   END IF;
 END $$;
 CREATE OR REPLACE FUNCTION pubsubpull.awaits_reads() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-  SELECT EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')))
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN -- not in SQL: that is planned anew for each call
+  RETURN EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')));
+END $$;
 COMMENT ON FUNCTION pubsubpull.awaits_reads() IS 'Whether a request that should only have read changed something and is not completed; if not, httpd need not send those.';
 
 DROP FUNCTION IF EXISTS pubsubpull.record_requests(jsonb, int); -- took jsonb once
@@ -361,6 +405,28 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.record_requests(json, int) IS
   'Completes requests with status, bytes and duration (microseconds). records: array of envelopes with these members and mode: 1 = only if it changed something, 2 = write it anyway. Returns how many rows were written. Waits for a writer no longer than 10 ms.';
 
+-- The same where all only read and are to be written anyway. Most have no row: that is tried, by a statement that does nothing else.
+CREATE OR REPLACE FUNCTION pubsubpull.record_reads(records json) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '10ms' AS $$
+DECLARE
+  written int;
+BEGIN
+  IF EXISTS (SELECT FROM pubsubpull.request q WHERE q.started > now() - interval '1 day' AND q.status IS NULL AND (q.method IS NULL OR q.method = ANY ('{GET,HEAD,OPTIONS}')))
+     OR EXISTS (SELECT FROM pubsubpull.request q WHERE q.claimed = 'infinity')
+     OR EXISTS (SELECT FROM pubsubpull.subscription s WHERE s.requests IS NOT NULL) THEN
+    RETURN pubsubpull.record_requests(records);
+  END IF;
+  INSERT INTO pubsubpull.request (id, method, host, path, query, "user", remote, agent, started, headers, cause, status, bytes, duration)
+  SELECT e.id, e.method, e.host, e.path, e.query, e."user", e.remote, e.agent, e.started, e.headers, e.cause, e.status, e.bytes, e.duration * interval '1 microsecond'
+  FROM json_to_recordset(records) AS e(id uuid, method text, host text, path text, query text, "user" text, remote text,
+    agent text, started timestamptz, headers jsonb, cause uuid, status int, bytes bigint, duration bigint);
+  GET DIAGNOSTICS written = ROW_COUNT;
+  RETURN written;
+EXCEPTION WHEN unique_violation OR lock_not_available THEN
+  RETURN pubsubpull.record_requests(records);
+END $$;
+COMMENT ON FUNCTION pubsubpull.record_reads(json) IS 'record_requests for requests that hardly ever change anything, all of mode 2.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.record_late() RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
@@ -376,7 +442,7 @@ BEGIN
   LOOP
     written := written + pubsubpull.record_requests(late.records, least(late.tries, 4));
   END LOOP;
-  PERFORM pubsubpull.judge_claims();
+  PERFORM pubsubpull.judge_claims(), pubsubpull.add_up_unattributed();
   RETURN written;
 END $$;
-COMMENT ON FUNCTION pubsubpull.record_late() IS 'Tries again what record_requests could not write, and judges what nobody wrote; called about once a second.';
+COMMENT ON FUNCTION pubsubpull.record_late() IS 'Tries again what record_requests could not write, judges what nobody wrote, and adds up how much is unattributed; called about once a second.';

@@ -18,7 +18,7 @@ DECLARE
     'subscriptions_get', 'subscription_get', 'subscription_put', 'subscription_delete', 'subscription_scope', 'subscription_state_get', 'subscription_state_put',
     'subscription_position_get', 'subscription_position_put', 'failures_get', 'failure_put', 'failure_delete',
     'notify_lease', 'notify_renew', 'notify_release', 'notify_leave', 'notify_give', 'notify_probe', 'notify_read', 'notify_due', 'notify_save', 'notify_maintain',
-    'record_requests', 'awaits_reads', 'set_keys', 'metrics'];
+    'record_requests', 'record_reads', 'awaits_reads', 'set_keys', 'metrics', 'unattributed_counts'];
   -- Asked before anything else.
   helpers CONSTANT text[] := ARRAY['schema_version', 'percent_encode'];
   -- These run with the rights of the module's role, whoever calls them: the tables of the services are read so.

@@ -63,7 +63,7 @@ sub lock_requests {
 my $lock = lock_requests();
 my $n = load('/killed', 2, 1, 100);
 my $pid = $httpd->notifier_pid;
-wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_requests%' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
+wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE query ~ 'record_(requests|reads)' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
 kill KILL => $pid;
 wait_until { my ($new) = $httpd->notifier_pids; $new && $new != $pid } 10, 'another notifier';
 is(spooled(), 0, 'the ring held them');
@@ -152,7 +152,7 @@ $httpd->launch;
 wait_until { $httpd->put('/must/z', {})->status == 204 } 10, 'the notifier to be there';
 $lock = lock_requests();
 $n = load('/ends', 2, 1, 100);
-wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_requests%' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
+wait_until { $pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE query ~ 'record_(requests|reads)' AND wait_event_type = 'Lock'}) } 10, 'the notifier to wait for the database';
 $slow = fork // die $!;
 if (!$slow) {    # the notifier is told to leave when it is the last one
     my ($notifier) = $httpd->notifier_pids;

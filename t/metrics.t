@@ -2,6 +2,7 @@
 # metrics.t: /metrics and server-status tell what happened, in good form, whatever dies meanwhile.
 use PspTest;
 use PspTest::OpenMetrics;
+use Digest::SHA qw(hmac_sha256_hex);
 
 my $receiver = PspTest::Receiver->start;
 my $psp = PspTest->up(config => <<"END");
@@ -182,6 +183,66 @@ $compare->();
 $pg->sql(q{INSERT INTO l SELECT g FROM generate_series(1000, 12000) g});
 is(of('late', 'lag_changes'), 10000, 'counting stops');
 $httpd->put("$late/position", { since => 'now' }, user => 'billing');
+
+# Changes that name a request which is not believed
+$psp->publish('public.u', 'id serial PRIMARY KEY, n int');
+$pg->sql('CREATE TABLE parts (id int, n int) PARTITION BY LIST (id)');
+$pg->sql("CREATE TABLE parts_$_ PARTITION OF parts FOR VALUES IN ($_)") for 1, 2;
+$pg->publishable('parts_1', 'parts_2');
+$psp->publish('public.parts');
+my %counted;
+sub unattributed {
+    my ($reason, $n, $name) = @_;
+    $counted{$reason} += $n;
+    my $m = metrics();
+    my %now = map { $_ => $m->value('pubsubpull_changes_unattributed_total', reason => $_) } qw(malformed unsigned forged expired unknown prepared);
+    is_deeply(\%now, { map({ $_ => 0 } keys %now), %counted }, $name);
+    return;
+}
+sub named { return $pg->sql(q{SELECT set_config('pubsubpull.request', $1, false)}, $_[0]) }
+unattributed('forged', 0, 'no change is unattributed so far');
+named('nonsense');
+$pg->sql('INSERT INTO u (n) SELECT g FROM generate_series(1, 5) g');
+unattributed('malformed', 5, 'every row that was changed counts');
+$pg->sql('UPDATE u SET n = n + 1 WHERE id = 1');
+$pg->sql('UPDATE u SET n = n + 1 WHERE id < 4');
+$pg->sql('DELETE FROM u WHERE id = 5');
+$pg->sql('DELETE FROM u WHERE id = 5');
+$pg->sql('TRUNCATE u');
+unattributed('malformed', 6, 'whatever was done to them');
+my $undone = $pg->dbh(AutoCommit => 0);
+$undone->do(q{SET pubsubpull.request = 'nonsense'});
+$undone->do('INSERT INTO u (n) VALUES (1)');
+$undone->rollback;
+unattributed('malformed', 0, 'what was rolled back does not');
+$pg->sql(q{INSERT INTO parts VALUES (1), (2)});
+$pg->sql(q{UPDATE parts SET n = 2 WHERE id = 2});
+unattributed('malformed', 3, 'rows of partitions do');
+$pg->sql('INSERT INTO u (n) VALUES (1)') for 1 .. 120;
+wait_until { $pg->sql([@db], 'SELECT count(*) FROM pubsubpull.unattributed_count') < 100 } 10, 'the count to be added up';
+unattributed('malformed', 120, 'added up it says the same');
+my $made_up = '01900000-0000-7000-8000-000000000001';
+named(qq({"id":"$made_up","method":"PUT"}));
+$pg->sql('INSERT INTO u (n) VALUES (1)');
+unattributed('unsigned', 0, 'without a key no signature is missed');
+$pg->sql([@db], q{SELECT pubsubpull.set_keys(gen_random_uuid(), NULL, ARRAY[repeat('ab', 20)], 300)});
+$pg->sql('INSERT INTO u (n) VALUES (1)');
+unattributed('unsigned', 1, 'with one it is');
+named(qq({"id":"$made_up","method":"PUT","signature":"@{['0' x 64]}"}));
+$pg->sql('INSERT INTO u (n) VALUES (1), (2)');
+unattributed('forged', 2, 'a wrong one');
+my $envelope = qq({"id":"$made_up","method":"PUT");
+named(qq($envelope,"signature":") . hmac_sha256_hex($envelope, pack 'H*', 'ab' x 20) . '"}');
+$pg->sql('INSERT INTO u (n) VALUES (1)');
+unattributed('expired', 1, 'one that is too old');
+$pg->sql([@db], 'SELECT pubsubpull.forget_keys()');
+named('');
+$pg->sql(q{SELECT set_config('application_name', 'psp:01900000-0000-7000-8000-000000000002', false)});
+$pg->sql('INSERT INTO u (n) VALUES (1), (2), (3)');
+$pg->sql(q{SET application_name = ''});
+$pg->sql([@db], q{SELECT pubsubpull.judge_claims('0')});
+unattributed('unknown', 3, 'an id that httpd does not know');
+ok(!eval { $pg->sql('DELETE FROM pubsubpull.unattributed_count'); 1 }, 'who is counted cannot take it back');
 
 # server-status
 my $status = status_of();

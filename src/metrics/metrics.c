@@ -186,18 +186,34 @@ static void write_states(psp_metrics_t *m, const psp_rows_t *rows)
     }
 }
 
+/* Columns of pubsubpull.unattributed_counts(). */
+enum { REASON, CHANGES };
+
+static void write_unattributed(psp_metrics_t *m, const psp_rows_t *rows)
+{
+    static const psp_family_t unattributed =
+        COUNTER("changes_unattributed",
+                "Changes whose session named a request that is not believed, by reason.");
+    int row;
+
+    psp_metrics_family(m, &unattributed);
+    for (row = 0; row < psp_rows_count(rows); row++) {
+        psp_metrics_text(m, "reason", psp_rows_get(rows, row, REASON),
+                         psp_rows_get(rows, row, CHANGES));
+    }
+}
+
 /* NULL: it did not answer in time, or lacks our schema. What happened is logged and counted below. */
-static const psp_rows_t *ask_database(psp_call_t *c)
+static const psp_rows_t *ask_database(psp_call_t *c, const char *query)
 {
     const psp_rows_t *rows;
-    psp_result_t result = psp_db_call(
-        psp_web_db(c), c->r->pool, "SELECT * FROM pubsubpull.metrics()", 0, NULL, TIMEOUT, &rows);
+    psp_result_t result = psp_db_call(psp_web_db(c), c->r->pool, query, 0, NULL, TIMEOUT, &rows);
 
     return result.rv == APR_SUCCESS ? rows : NULL;
 }
 
 /* Without the database its families are missing rather than zero. */
-static void write_database(psp_metrics_t *m, const psp_rows_t *rows)
+static void write_database(psp_metrics_t *m, const psp_rows_t *rows, const psp_rows_t *counts)
 {
     static const psp_family_t up =
         GAUGE("database_up", "Whether the database answered in time to tell of subscriptions.");
@@ -208,6 +224,9 @@ static void write_database(psp_metrics_t *m, const psp_rows_t *rows)
     psp_metrics_int(m, NULL, NULL, rows != NULL);
     if (!rows) {
         return;
+    }
+    if (counts) {
+        write_unattributed(m, counts);
     }
     write_states(m, rows);
     for (i = 0; i < sizeof columns / sizeof *columns; i++) {
@@ -256,14 +275,16 @@ static int get_metrics(psp_call_t *c)
     request_rec *r = c->r;
     psp_metrics_t m = {.to = apr_brigade_create(r->pool, r->connection->bucket_alloc),
                        .openmetrics = wants_openmetrics(r)};
-    const psp_rows_t *rows = ask_database(c);
+    const psp_rows_t *rows = ask_database(c, "SELECT * FROM pubsubpull.metrics()");
+    const psp_rows_t *counts =
+        rows ? ask_database(c, "SELECT * FROM pubsubpull.unattributed_counts()") : NULL;
     apr_off_t length;
 
     write_build(&m);
     write_notifier(&m);
     write_shared(&m);
     write_records(&m);
-    write_database(&m, rows);
+    write_database(&m, rows, counts);
     psp_metrics_end(&m);
     apr_table_setn(r->headers_out, "Cache-Control", "private, no-cache");
     ap_set_content_type(r, psp_metrics_type(&m));

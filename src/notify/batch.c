@@ -73,11 +73,19 @@ void psp_records_push(psp_records_t *r, psp_batch_t *b)
     r->bytes += b->length;
 }
 
+void psp_records_close(psp_records_t *r, const psp_batch_t *b)
+{
+    if (b == r->open[b->reads]) {
+        r->open[b->reads] = NULL;
+    }
+}
+
 void psp_batch_forget(psp_records_t *r, psp_batch_t *b)
 {
     if (b->keeper == PSP_IN_MEMORY) {
         psp_count(PSP_GAUGE_RECORDS_HELD, -b->count);
     }
+    psp_records_close(r, b);
     psp_batch_free(b);
     psp_records_free_ring(r);
 }

@@ -21,6 +21,7 @@ typedef struct psp_batch_t {
     psp_keeper_t keeper; /* who still has it, should this process die */
     apr_uint64_t from;   /* in the ring */
     int single;          /* being written one by one, this one next; -1: as a whole */
+    int reads;           /* all only read, and are to be written anyway */
     apr_int64_t since;
     apr_size_t starts[PSP_RECORDS_COUNT + 1];
 } psp_batch_t;
@@ -38,7 +39,8 @@ struct psp_records_t {
     psp_batch_t *asked; /* the database is asked about these */
     int woken;          /* the flag of the ring is set: nobody will write to the pipe */
     apr_int64_t look_at, look_unwoken_at, looked_at;
-    psp_batch_t *first, *last; /* last is being filled unless it is full */
+    psp_batch_t *first, *last;
+    psp_batch_t *open[2]; /* those of them that are being filled: [1] with reads */
     apr_size_t bytes;
     psp_batch_t *calling; /* being written */
     apr_int64_t not_before;
@@ -58,6 +60,8 @@ const char *psp_batch_text(psp_batch_t *b, apr_pool_t *p);
 void psp_batch_free(psp_batch_t *b);
 /** Its records are done with: free it, and what only it kept in the ring. */
 void psp_batch_forget(psp_records_t *r, psp_batch_t *b);
+/** It is filled no more. */
+void psp_records_close(psp_records_t *r, const psp_batch_t *b);
 /** Give the ring its room back, up to what nobody else has. */
 void psp_records_free_ring(psp_records_t *r);
 /** Put it behind all others that are to be written; a whole list of them. */

@@ -24,6 +24,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define BATCH_AGE apr_time_from_msec(20)
 #define MEMORY_MAX (64 * 1024 * 1024)
 #define READS_MAX (16 * PSP_RECORDS_BYTES)
+#define SOME 100                     /* records that are not worth waiting for more */
 #define DRAIN_MAX 4000               /* records in one turn of the loop */
 #define LOOK apr_time_from_msec(100) /* into the ring when nobody woke us: a writer may have died */
 #define SOONEST apr_time_from_msec(10) /* the same while many come */
@@ -82,15 +83,17 @@ static psp_batch_t *open_reads(psp_child_t *c, apr_size_t length, apr_uint64_t f
     return b;
 }
 
-static psp_batch_t *open_batch(psp_child_t *c, apr_size_t length, apr_uint64_t from)
+static psp_batch_t *open_batch(psp_child_t *c, int reads, apr_size_t length, apr_uint64_t from)
 {
     psp_records_t *r = c->records;
-    psp_batch_t *b = r->last;
+    psp_batch_t *b = r->open[reads];
 
     if (!b || b->count == PSP_RECORDS_COUNT || b->length + length > PSP_RECORDS_BYTES ||
-        b->single >= 0 || b->keeper != PSP_IN_RING || b == r->calling) {
+        b->keeper != PSP_IN_RING) {
         b = psp_batch_make(c->now);
         b->from = from;
+        b->reads = reads;
+        r->open[reads] = b;
         psp_records_push(r, b);
     }
     return b;
@@ -116,19 +119,20 @@ static void append(psp_child_t *c, const psp_record_header_t *h, const char *env
                          ",\"duration\":%" APR_INT64_T_FMT ",\"mode\":%d}",
                          h->status, h->bytes, h->duration, h->mode);
     apr_size_t total = length + (apr_size_t)n;
-    int reads = h->mode == PSP_RECORD_CHANGES && !may_change(envelope);
-    psp_batch_t *b = reads ? open_reads(c, total, from) : open_batch(c, total, from);
+    int reads = !may_change(envelope);
+    int perhaps = reads && h->mode != PSP_RECORD_ALL;
+    psp_batch_t *b = perhaps ? open_reads(c, total, from) : open_batch(c, reads, total, from);
     apr_size_t before = b->length;
 
     psp_batch_add(b, envelope, length - 1, members, (apr_size_t)n);
-    c->records->bytes += reads ? 0 : b->length - before;
+    c->records->bytes += perhaps ? 0 : b->length - before;
 }
 
-/* When to look next if nobody wakes us: a batch at a time rather than many at once, for who is served meanwhile shares
+/* When to look next if nobody wakes us: some at a time rather than many at once, for who is served meanwhile shares
  * the processors with the database. */
 static apr_int64_t pause_after(apr_int64_t passed, int n)
 {
-    apr_int64_t pause = n > 0 ? passed * PSP_RECORDS_COUNT / n : LOOK;
+    apr_int64_t pause = n > 0 ? passed * SOME / n : LOOK;
 
     return pause < SOONEST ? SOONEST : pause > LOOK ? LOOK : pause;
 }
@@ -188,28 +192,25 @@ static void look(psp_child_t *c)
 
 /* --- To the database --- */
 
-static void drop_first(psp_child_t *c)
-{
-    psp_records_t *r = c->records;
-    psp_batch_t *b = r->first;
-
-    r->first = b->next;
-    if (!r->first) {
-        r->last = NULL;
-    }
-    r->bytes -= b->length;
-    psp_batch_forget(r, b);
-}
-
 static void drop(psp_child_t *c, psp_batch_t *b)
 {
     psp_records_t *r = c->records;
+    psp_batch_t **link = &r->first, *before = NULL;
 
-    if (b == r->first) {
-        drop_first(c);
+    if (b == r->replay) {
+        psp_records_replayed(r);
         return;
     }
-    psp_records_replayed(r);
+    while (*link != b) {
+        before = *link;
+        link = &before->next;
+    }
+    *link = b->next;
+    if (!b->next) {
+        r->last = before;
+    }
+    r->bytes -= b->length;
+    psp_batch_forget(r, b);
 }
 
 static void written(void *baton, const psp_result_t *result, const psp_rows_t *rows)
@@ -252,8 +253,11 @@ static void write_batch(psp_child_t *c, psp_batch_t *b)
     apr_pool_create(&p, c->p);
     param = psp_batch_text(b, p);
     r->calling = b;
-    psp_session_send(c->records_db, "SELECT pubsubpull.record_requests($1)", 1, &param,
-                     PSP_RECORDS_TIMEOUT, written, c);
+    psp_records_close(r, b);
+    psp_session_send(c->records_db,
+                     b->reads && b->single < 0 ? "SELECT pubsubpull.record_reads($1)"
+                                               : "SELECT pubsubpull.record_requests($1)",
+                     1, &param, PSP_RECORDS_TIMEOUT, written, c);
     apr_pool_destroy(p);
 }
 
@@ -364,30 +368,37 @@ static void ask(psp_child_t *c)
                      PSP_RECORDS_TIMEOUT, answered, c);
 }
 
-/* The next to write, if its time has come: what is new is not to wait for all that is on disk, nor the other way
- * round. */
+/* The oldest batch whose time has come: full, or large enough, or old. */
+static psp_batch_t *due_batch(psp_child_t *c)
+{
+    psp_records_t *r = c->records;
+    psp_batch_t *b;
+
+    for (b = r->first; b; b = b->next) {
+        if (b != r->open[b->reads] || b->count >= SOME || c->stopping ||
+            c->now >= b->since + BATCH_AGE) {
+            return b;
+        }
+        psp_child_want(c, b->since + BATCH_AGE);
+    }
+    return NULL;
+}
+
+/* The next to write: what is new is not to wait for all that is on disk, nor the other way round. */
 static psp_batch_t *next_batch(psp_child_t *c)
 {
     psp_records_t *r = c->records;
-    psp_batch_t *b = r->first;
-    apr_int64_t when;
+    psp_batch_t *b;
 
     if (!r->replay && !psp_spool_empty(r->spool)) {
         psp_records_load_replay(c);
     }
     r->turn = r->replay && !r->turn;
-    if (r->turn || (!b && !r->replay)) {
+    if (r->turn) {
         return r->replay;
     }
-    if (!b) {
-        return r->replay;
-    }
-    when = b->next || b->single >= 0 || c->stopping ? c->now : b->since + BATCH_AGE;
-    if (c->now < when) {
-        psp_child_want(c, when);
-        return r->replay;
-    }
-    return b;
+    b = due_batch(c);
+    return b ? b : r->replay;
 }
 
 void psp_records_step(psp_child_t *c)

@@ -72,6 +72,7 @@ void psp_records_relieve(psp_child_t *c)
         if (b->keeper == PSP_IN_DISK && b != r->calling) {
             *link = b->next;
             r->bytes -= b->length;
+            psp_records_close(r, b);
             psp_batch_free(b);
             continue;
         }

@@ -3,6 +3,7 @@
 # without the module that is next to it, for a machine is not as fast in one second as in the next.
 use strict;
 use warnings;
+use Digest::SHA qw(hmac_sha256_hex);
 use POSIX ();
 use PspTest;
 use Nginx;
@@ -33,17 +34,38 @@ DBDKeep 16
 DBDMax 32
 LuaScope thread
 END
+# A cluster of its own has a hundred subscriptions to calls, though not to those that come.
+my $subscribed = PspTest::Postgres->start;
+$subscribed->install_schema;
+my $key = 'the key of the bench, long enough';
+chmod 0600, my $keys = spew(tmp_dir() . '/keys', "$key\n");
 my %server = (
     bare    => server('', module => 0),
     changes => server("PubSubPull On\nPubSubPullRecord changes"),
     all     => server("PubSubPull On\nPubSubPullRecord all"),
+    key     => server("PubSubPull On\nPubSubPullRecord changes", before => "PubSubPullKey $keys"),
+    calls   => server("PubSubPull On\nPubSubPullRecord changes", pg => $subscribed),
     lua     => server("LuaHookFixups \"@{[repo('t/bench/record.lua')]}\" record", module => 0, before => $dbd),
 );
 
+for my $n (1 .. 100) {
+    my $answer = $server{calls}->put("/pubsubpull/subscriptions/calls-$n", { callback => $nginx->url('/'), requests => { method => ['POST'], path => "/users/$n/*" } }, user => 'billing');
+    $answer->status == 201 or die $answer->body;
+}
+
+# What is measured: which server, and what the client sends. A cause is what a delivery brought, an id that httpd gave out.
+sub cause {
+    my $id = sprintf('%012x', time * 1000) =~ s/^(.{8})/$1-/r . '-7000-8000-000000000001';
+    return "PubSubPull-Cause: $id; signature=" . hmac_sha256_hex($id, $key);
+}
+my %way = ((map { $_ => [$_] } keys %server), cause => ['key', '-H', cause()]);
+
 # Requests per second, milliseconds at p99, requests
 sub wrk {
-    my ($url) = @_;
-    my $out = qx{wrk -t1 -c32 -d${seconds}s --latency $url};
+    my (@arguments) = @_;
+    open my $wrk, '-|', 'wrk', '-t1', '-c32', "-d${seconds}s", '--latency', @arguments or die "wrk: $!";
+    my $out = do { local $/; <$wrk> };
+    close $wrk or die $out;
     my ($rate) = $out =~ m{Requests/sec:\s+([\d.]+)} or die $out;
     my ($n)    = $out =~ m{(\d+) requests in} or die $out;
     my ($value, $unit) = $out =~ m{99%\s+([\d.]+)(us|ms|s)} or die $out;
@@ -56,10 +78,11 @@ my $counting = $pg->sql([user => 'pubsubpull'], 'SELECT pg_backend_pid()');
 sub used {
     my ($server) = @_;
     my %notifier = map { $_ => 1 } $server->notifier_pids;
+    my $cluster = $server == $server{calls} ? $subscribed : $pg;
     my %of = (
         httpd      => [grep { !$notifier{$_} } split ' ', `pgrep -P @{[$server->pid]}`],
         notifier   => [keys %notifier],
-        PostgreSQL => [grep { $_ != $counting } split ' ', `pgrep -P @{[$pg->pid]}`]);
+        PostgreSQL => [grep { $_ != $counting } split ' ', `pgrep -P @{[$cluster->pid]}`]);
     my %used;
     for my $what (keys %of) {
         $used{$what} = 0;
@@ -77,16 +100,18 @@ sub recorded { return $pg->sql([user => 'pubsubpull'], 'SELECT count(*) FROM pub
 my (%rate, %p99, %requests, %cpu);
 my ($there, $at_once) = (0, 0);
 for my $round (0 .. $rounds) {
-    for my $name (sort { ($a cmp $b) * ($round % 2 ? 1 : -1) } keys %server) {
-        my %before = used($server{$name});
-        my ($rate, $p99, $n) = wrk($server{$name}->url('/service/'));
+    for my $name (sort { ($a cmp $b) * ($round % 2 ? 1 : -1) } keys %way) {
+        my ($server, @arguments) = @{ $way{$name} };
+        $server = $server{$server};
+        my %before = used($server);
+        my ($rate, $p99, $n) = wrk(@arguments, $server->url('/service/'));
         if ($name eq 'all') {    # what is left to do must not burden the next
             $at_once += recorded() - $there if $round;
             wait_until { recorded() >= $there + $n } 30, 'all records';
             $there = wait_until { my $now = recorded(); sleep 0.2; recorded() == $now && $now } 10, 'those under way at the end';
         }
         next if !$round;         # the first is for warming up
-        my %after = used($server{$name});
+        my %after = used($server);
         $cpu{$name}{$_} += $after{$_} - $before{$_} for keys %after;
         $requests{$name} += $n;
         push @{ $rate{$name} }, $rate;
@@ -94,7 +119,7 @@ for my $round (0 .. $rounds) {
     }
 }
 my %median = map { $_ => Table::median(@{ $rate{$_} }) } keys %rate;
-sub ratio { my ($of, $name) = @_; return Table::median(map { $of->{$name}[$_] / $of->{bare}[$_] } 0 .. $rounds - 1) }
+sub ratio { my ($of, $name, $to) = @_; $to //= 'bare'; return Table::median(map { $of->{$name}[$_] / $of->{$to}[$_] } 0 .. $rounds - 1) }
 sub cpu {
     my ($name) = @_;
     return join ', ', map { sprintf '%s %.1f', $_, $cpu{$name}{$_} / $requests{$name} } grep { $cpu{$name}{$_} } qw(httpd notifier PostgreSQL);
@@ -108,8 +133,11 @@ for my $name (qw(changes all)) {
     Table::note('  us of processor time per request: ' . cpu($name) . '; without the module: ' . cpu('bare'));
 }
 Table::note(sprintf '  of %d requests %.0f %% were in the database when the last one was answered, and all in the end', $requests{all}, 100 * $at_once / $requests{all});
+Table::note(sprintf '  changes with PubSubPullKey: %.0f/s, ratio %.2f; us: %s', $median{key}, ratio(\%rate, 'key'), cpu('key'));
+Table::note(sprintf '    and a signed PubSubPull-Cause in each request: ratio %.2f to those without; us: %s', ratio(\%rate, 'cause', 'key'), cpu('cause'));
+Table::note(sprintf '  changes with 100 subscriptions to calls: %.0f/s, ratio %.2f; us: %s', $median{calls}, ratio(\%rate, 'calls'), cpu('calls'));
 Table::note(sprintf '  a hook of mod_lua that inserts through mod_dbd instead: %.0f/s, ratio %.2f; us: %s', $median{lua}, ratio(\%rate, 'lua'), cpu('lua'));
 $_->stop for values %server;
 $nginx->stop;
-$pg->stop;
+$_->stop for $pg, $subscribed;
 1;
