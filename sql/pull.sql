@@ -59,7 +59,7 @@ CREATE OR REPLACE FUNCTION pubsubpull.row_expression(p pubsubpull.published, ali
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
-              ELSE format('(SELECT row_to_json(x) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END;
+              ELSE format('(SELECT row_to_json(x.*) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END;
 END $$;
 COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text, text[]) IS 'SQL text for the JSON of a row: these columns, or all that are not excluded.';
 
