@@ -52,7 +52,7 @@ BEGIN
   END IF;
   upto := coalesce(since::bigint, (SELECT q.last_value + 1 FROM pubsubpull.change_id q));
   FOR i IN 1 .. 10 LOOP
-    SELECT array_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') ORDER BY c.id DESC), min(c.id)
+    SELECT array_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, pubsubpull.request_json(c.request), c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}') ORDER BY c.id DESC), min(c.id)
     INTO found_page, last_id
     FROM (SELECT o.* FROM unnest(tables) u CROSS JOIN LATERAL (
             SELECT l.* FROM pubsubpull.change l
@@ -272,7 +272,7 @@ BEGIN
     request_id := request_get.id::uuid;
     head := pubsubpull.request_json(request_id);
   END IF;
-  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id) INTO page
+  SELECT string_agg(concat(pubsubpull.change_json(c.id, c.type, c.at, c.key, c.old, c.new, c.request, head, c.channel, t.name_json, t.url, t.key, t.plain, NULL, c.unattributed), '}'), ',' ORDER BY c.id) INTO page
   FROM pubsubpull.change c JOIN pubsubpull.shown_tables(tables, base) t ON t.id = c.table_id WHERE c.request = request_id AND c.unattributed IS NULL;
   IF head IS NULL AND page IS NULL THEN
     PERFORM pubsubpull.problem(404, 'no-such-request', format('No request %s is recorded.', request_get.id));

@@ -67,7 +67,7 @@ BEGIN -- not in SQL: that is planned anew for each delivery that is tried again
   SELECT x.subscription, x.id, x.key, x.key IS NULL OR x.old_key IS NOT NULL,
          concat(CASE WHEN x.source_json IS NOT NULL THEN concat('{"specversion":"1.0","id":"psp_', x.subscription, '_', x.id, '","source":', x.source_json, ',"type":"pubsubpull.',
                        pubsubpull.change_type(x.type), '"', ',"subject":"' || x.key || '"', ',"time":', to_json(x.at), ',"datacontenttype":"application/json","data":') END,
-                pubsubpull.change_json(x.id, x.type, x.at, x.key, x.old_shown, x.new_shown, x.request, x.channel, x.table_json, x.url, x.table_key, x.plain, x.whole, x.unattributed),
+                pubsubpull.change_json(x.id, x.type, x.at, x.key, x.old_shown, x.new_shown, x.request, (SELECT q.json FROM pubsubpull.request_document q WHERE q.id = x.request), x.channel, x.table_json, x.url, x.table_key, x.plain, x.whole, x.unattributed),
                 CASE WHEN coalesce(octet_length(x.old_shown::text), 0) + coalesce(octet_length(x.new_shown::text), 0) > 32000000 THEN pubsubpull.too_large() END,
                 ',"subscription":', x.name_json, ',"cursor":', CASE WHEN head = '' OR x.id < 0 THEN 'null' ELSE concat('"', pubsubpull.cursor_text(head, x.id, x.secret), '"') END,
                 '}', CASE WHEN x.source_json IS NOT NULL THEN '}' END),

@@ -208,7 +208,7 @@ BEGIN
   ELSIF matches IS NULL OR matches = '{}' THEN
     PERFORM pubsubpull.problem(404, 'no-such-table', format('There is no table %s in this database.', name), 'Tables are named schema.table.');
   END IF;
-  canonical := pubsubpull.table_name(matches[1]);
+  canonical := CASE WHEN cardinality(parts) = 2 THEN format('%I.%I', parts[1], parts[2]) ELSE pubsubpull.table_name(matches[1]) END;
   IF canonical <> name THEN
     PERFORM pubsubpull.problem(308, 'other-name', canonical);
   END IF;

@@ -1,6 +1,17 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- pull.sql: rows of published tables by key, as pages or one stream, and changes, as pages, lines or events.
 
+-- The C library hands memory back to the system beyond twice the size of the largest block that was freed, and to fetch it again takes
+-- a third of the time of a page. So each session frees a large block before its first page.
+CREATE OR REPLACE FUNCTION pubsubpull.keep_memory() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('pubsubpull.roomy', true) IS DISTINCT FROM 'yes' THEN
+    PERFORM set_config('pubsubpull.roomy', 'yes', false), length(repeat(repeat(' ', 10000), 400));
+  END IF;
+END $$;
+COMMENT ON FUNCTION pubsubpull.keep_memory() IS 'From now on the session keeps up to 8 MB of memory that it has used, if the C library is GNU''s.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.visible_columns(p pubsubpull.published) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -12,13 +23,14 @@ COMMENT ON FUNCTION pubsubpull.visible_columns(pubsubpull.published) IS 'Names o
 CREATE OR REPLACE FUNCTION pubsubpull.parse_fields(p pubsubpull.published, fields text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  visible text[] := pubsubpull.visible_columns(p);
+  visible text[];
   names text[];
   unknown text;
 BEGIN
   IF fields IS NULL THEN
     RETURN NULL;
   END IF;
+  visible := pubsubpull.visible_columns(p);
   names := ARRAY(SELECT pubsubpull.percent_decode(v) FROM unnest(string_to_array(fields, ',')) WITH ORDINALITY AS u(v, n) ORDER BY n);
   SELECT string_agg(to_json(f)::text, ', ') INTO unknown FROM unnest(names) f WHERE f <> ALL (visible);
   IF unknown IS NOT NULL OR names = '{}' THEN
@@ -31,8 +43,14 @@ COMMENT ON FUNCTION pubsubpull.parse_fields(pubsubpull.published, text) IS 'The 
 
 CREATE OR REPLACE FUNCTION pubsubpull.column_list(names text[], alias text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  columns text;
+  name text;
 BEGIN
-  RETURN (SELECT string_agg(format('%s.%I', alias, v), ', ' ORDER BY n) FROM unnest(names) WITH ORDINALITY AS u(v, n));
+  FOREACH name IN ARRAY coalesce(names, '{}') LOOP
+    columns := concat(columns || ', ', format('%s.%I', alias, name));
+  END LOOP;
+  RETURN columns;
 END $$;
 COMMENT ON FUNCTION pubsubpull.column_list(text[], text) IS 'SQL text that names these columns.';
 
@@ -40,8 +58,8 @@ DROP FUNCTION IF EXISTS pubsubpull.row_expression(pubsubpull.published, text); -
 CREATE OR REPLACE FUNCTION pubsubpull.row_expression(p pubsubpull.published, alias text, fields text[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RETURN (SELECT CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
-              ELSE format('(SELECT row_to_json(x) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END);
+  RETURN CASE WHEN p.exclude = '{}' AND fields IS NULL THEN format('row_to_json(%s.*)', alias)
+              ELSE format('(SELECT row_to_json(x.*) FROM (SELECT %s) x)', pubsubpull.column_list(coalesce(fields, pubsubpull.visible_columns(p)), alias)) END;
 END $$;
 COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text, text[]) IS 'SQL text for the JSON of a row: these columns, or all that are not excluded.';
 
@@ -49,7 +67,10 @@ COMMENT ON FUNCTION pubsubpull.row_expression(pubsubpull.published, text, text[]
 CREATE OR REPLACE FUNCTION pubsubpull.from_clause(p pubsubpull.published) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RETURN (SELECT CASE WHEN p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN 'ONLY ' ELSE '' END || p.relation::regclass || ' t');
+  IF p.row_level AND (SELECT relkind <> 'p' FROM pg_class WHERE oid = p.relation) THEN
+    RETURN format('ONLY %s t', p.relation::regclass);
+  END IF;
+  RETURN format('%s t', p.relation::regclass);
 END $$;
 COMMENT ON FUNCTION pubsubpull.from_clause(pubsubpull.published) IS 'SQL text that reads the table under the name t.';
 
@@ -93,14 +114,20 @@ DROP FUNCTION IF EXISTS pubsubpull.key_condition(pubsubpull.published, text); --
 CREATE OR REPLACE FUNCTION pubsubpull.key_condition(p pubsubpull.published, operator text, source text DEFAULT '$1') RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RETURN (SELECT format('(%s) %s (%s)', pubsubpull.column_list(p.key, 't'), operator, pubsubpull.key_values(p, source)));
+  RETURN format('(%s) %s (%s)', pubsubpull.column_list(p.key, 't'), operator, pubsubpull.key_values(p, source));
 END $$;
 COMMENT ON FUNCTION pubsubpull.key_condition(pubsubpull.published, text, text) IS 'SQL text that compares a row''s key with the values in source.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.key_order(p pubsubpull.published, descending boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  columns text;
+  name text;
 BEGIN
-  RETURN (SELECT string_agg(format('t.%I%s', k.name, CASE WHEN descending THEN ' DESC' ELSE '' END), ', ' ORDER BY k.n) FROM unnest(p.key) WITH ORDINALITY AS k(name, n));
+  FOREACH name IN ARRAY p.key LOOP
+    columns := concat(columns || ', ', format('t.%I', name), CASE WHEN descending THEN ' DESC' END);
+  END LOOP;
+  RETURN columns;
 END $$;
 COMMENT ON FUNCTION pubsubpull.key_order(pubsubpull.published, boolean) IS 'SQL text that orders rows by their key.';
 
@@ -160,27 +187,47 @@ END $$;
 COMMENT ON FUNCTION pubsubpull.run_rows(text, text[], int, boolean) IS
   'The rows that rows_command says, as the module''s role. policies: row-level security hides rows, instead of being an error.';
 
+-- Only the last row's key is needed: all are collected as they are, where they are small, and it becomes text alone.
+CREATE OR REPLACE FUNCTION pubsubpull.page_command(p pubsubpull.published, after text, descending boolean, fields text[], OUT command text, OUT last_key text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  keys text;
+BEGIN
+  FOR i IN 1 .. cardinality(p.key) LOOP
+    keys := concat(keys, format('t.%I', p.key[i]),
+                   CASE WHEN (SELECT a.atttypid <> ALL ('{int2,int4,int8,oid,date,timestamp,timestamptz}'::regtype[]) FROM pg_attribute a WHERE a.attrelid = p.relation AND a.attname = p.key[i])
+                        THEN '::pg_catalog.text' END, ' AS k', i, ', ');
+    last_key := concat(last_key || ', ', '(array_agg(y.k', i, '))[count(*)]::pg_catalog.text');
+  END LOOP;
+  command := concat('SELECT ', keys, pubsubpull.row_expression(p, 't', fields), '::pg_catalog.text AS row_text FROM ', pubsubpull.from_clause(p),
+                    CASE WHEN after IS NOT NULL THEN concat(' WHERE ', pubsubpull.key_condition(p, CASE WHEN descending THEN '<' ELSE '>' END)) END,
+                    ' ORDER BY ', pubsubpull.key_order(p, descending), ' LIMIT $2');
+END $$;
+COMMENT ON FUNCTION pubsubpull.page_command(pubsubpull.published, text, boolean, text[]) IS
+  'SQL text for read_page: reads rows of a published table in key order after a key (NULL: from the start), $1: the values of that key, $2: how many; and that which takes the values of the last one''s key out of them.';
+
 -- Mostly all rows are small enough to be taken together; only if not, it is measured how many may come, and they are read again.
-DROP FUNCTION IF EXISTS pubsubpull.read_page(text, text[], int);
-CREATE FUNCTION pubsubpull.read_page(command text, key_values text[], most int, OUT page text, OUT last_key text, OUT cut boolean)
+DROP FUNCTION IF EXISTS pubsubpull.read_page(text, text[], int); -- took less once
+DROP FUNCTION IF EXISTS pubsubpull.read_page(text, text, text[], int); -- belongs to the module's role
+CREATE FUNCTION pubsubpull.read_page(command text, last_key text, key_values text[], most int, OUT page text, OUT last_values text[], OUT cut boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET row_security = on SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET bytea_output = 'hex' SET IntervalStyle = 'postgres' AS $$
 DECLARE
   most_bytes CONSTANT bigint := 16000000;
   fit bigint := 4 * most_bytes / most;
-  large bigint;
+  large boolean;
 BEGIN
   LOOP
-    EXECUTE format('SELECT string_agg(y.row_text, '','') FILTER (WHERE octet_length(y.row_text) <= $3), (array_agg(y.row_key))[count(*)], count(*) = $2, count(*) FILTER (WHERE octet_length(y.row_text) > $3)'
-      ' FROM (SELECT x.row_key, x.row_json::text AS row_text FROM (%s) x OFFSET 0) y', command) INTO page, last_key, cut, large USING key_values, most, fit;
-    EXIT WHEN large = 0 AND (octet_length(page) > most_bytes) IS NOT TRUE OR fit = 1000000000;
-    EXECUTE format('SELECT count(*) FROM (SELECT sum(y.bytes) OVER (ROWS UNBOUNDED PRECEDING) - y.bytes AS before FROM (SELECT octet_length(x.row_json::text) AS bytes FROM (%s) x OFFSET 0) y) z'
+    EXECUTE format('SELECT string_agg(y.row_text, '','') FILTER (WHERE octet_length(y.row_text) <= $3), ARRAY[%s], count(*) = $2, max(octet_length(y.row_text)) > $3 FROM (%s) y', last_key, command)
+    INTO page, last_values, cut, large USING key_values, most, fit;
+    EXIT WHEN large IS NOT TRUE AND (octet_length(page) > most_bytes) IS NOT TRUE OR fit = 1000000000;
+    EXECUTE format('SELECT count(*) FROM (SELECT sum(y.bytes) OVER (ROWS UNBOUNDED PRECEDING) - y.bytes AS before FROM (SELECT octet_length(x.row_text) AS bytes FROM (%s) x OFFSET 0) y) z'
       ' WHERE z.before < $3', command) INTO most USING key_values, most, most_bytes;
     fit := 1000000000; -- the largest value there is: now all are taken
   END LOOP;
 END $$;
-COMMENT ON FUNCTION pubsubpull.read_page(text, text[], int) IS
-  'The rows that rows_command says, as the module''s role, joined by commas, cut when they exceed 16 MB, but one at least. Row-level security hides rows.';
+COMMENT ON FUNCTION pubsubpull.read_page(text, text, text[], int) IS
+  'The rows that page_command says, as the module''s role, joined by commas, cut when they exceed 16 MB, but one at least. Row-level security hides rows.';
 
 DROP FUNCTION IF EXISTS pubsubpull.read_rows(pubsubpull.published, text, boolean, int),
   pubsubpull.read_rows(pubsubpull.published, text, boolean, int, text[], boolean); -- what two functions do now
@@ -216,9 +263,10 @@ DECLARE
   names CONSTANT text[] := pubsubpull.parse_fields(p, fields);
   url CONSTANT text := pubsubpull.table_url(base, name);
   first CONSTANT boolean := changes IS NULL;
+  c record;
   r record;
 BEGIN
-  PERFORM set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, after), pubsubpull.check_readable(p);
+  PERFORM pubsubpull.keep_memory(), set_config('pubsubpull.request', coalesce(envelope, ''), true), pubsubpull.canonical_key(p, after), pubsubpull.check_readable(p);
   -- Taken before the first page is read, and handed from page to page: what changes meanwhile is found there.
   IF changes IS NOT NULL THEN
     PERFORM pubsubpull.cursor_decode(changes);
@@ -226,10 +274,11 @@ BEGIN
     changes := pubsubpull.cursor_encode(pubsubpull.now_position());
     PERFORM pubsubpull.await_flush();
   END IF;
-  r := pubsubpull.read_page(pubsubpull.rows_command(p, after, descending, names), pubsubpull.parse_key(p, after), most);
+  c := pubsubpull.page_command(p, after, descending, names);
+  r := pubsubpull.read_page(c.command, c.last_key, pubsubpull.parse_key(p, after), most);
   IF r.cut THEN
     next := concat(url, '/rows/?limit=', most, '&order=', CASE WHEN descending THEN 'desc' ELSE 'asc' END, '&fields=' || pubsubpull.percent_encode(fields),
-                   '&after=', pubsubpull.percent_encode(r.last_key), '&changes=' || changes);
+                   '&after=', pubsubpull.percent_encode((SELECT string_agg(pubsubpull.percent_encode(v), ',' ORDER BY n) FROM unnest(r.last_values) WITH ORDINALITY AS u(v, n))), '&changes=' || changes);
   END IF;
   status := 200;
   body := '{"rows":[' || coalesce(r.page, '') || concat('],"next":', coalesce(to_json(next)::text, 'null'), ',"changes":', coalesce(to_json(url || '/changes/?since=' || changes)::text, 'null'), '}');
@@ -300,24 +349,26 @@ COMMENT ON FUNCTION pubsubpull.row_get(text, text, text, text) IS 'GET /tables/{
 -- The JSON text of one change, as pages and notifications show it, up to but without the closing brace.
 DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text); -- took less once
 DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json);
-CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at timestamptz, change_key text, old json, new json, request uuid,
+DROP FUNCTION IF EXISTS pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed);
+CREATE OR REPLACE FUNCTION pubsubpull.change_json(id bigint, type "char", at timestamptz, change_key text, old json, new json, request uuid, request_json text,
   channel pubsubpull.channel, name_json text, url text, key text[], plain text, whole json DEFAULT NULL,
   unattributed pubsubpull.unattributed DEFAULT NULL) RETURNS text
-LANGUAGE sql STABLE AS $$
-  SELECT concat('{"id":', id, ',"table":', name_json, ',"type":"', pubsubpull.change_type(type), '","at":', to_json(at), ',"key":',
-    pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)), ',"old":', coalesce(old, 'null'), ',"new":', coalesce(new, 'null'),
-    CASE WHEN change_key IS NULL THEN ',"url":null' ELSE concat(',"url":"', url, '/rows/', change_key, '"') END,
-    CASE WHEN request IS NULL AND channel IS NULL AND unattributed IS NULL THEN ',"request":null,"channel":null'
-         ELSE concat(',"request":', CASE WHEN request IS NULL OR unattributed IS NOT NULL THEN 'null' ELSE coalesce(pubsubpull.request_json(request), concat('{"id":"', request, '"}')) END,
-                     ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END,
-                     CASE WHEN unattributed IS NOT NULL THEN concat(',"unattributed":"', unattributed, '"') END) END)
+LANGUAGE sql STABLE AS $$ -- short texts are joined before long ones are; concat takes longer
+  SELECT ('{"id":' || id || ',"table":' || name_json || ',"type":"' || pubsubpull.change_type(type) || '","at":' || to_json(at)::text || ',"key":'
+      || pubsubpull.key_object(key, plain, change_key, coalesce(whole, new, old)) || ',"old":')
+    || (coalesce(old::text, 'null') || ',"new":' || coalesce(new::text, 'null'))
+    || (CASE WHEN change_key IS NULL THEN ',"url":null' ELSE ',"url":"' || url || '/rows/' || change_key || '"' END
+      || CASE WHEN request IS NULL AND channel IS NULL AND unattributed IS NULL THEN ',"request":null,"channel":null'
+              ELSE concat(',"request":', CASE WHEN request IS NULL OR unattributed IS NOT NULL THEN 'null' ELSE coalesce(request_json, concat('{"id":"', request, '"}')) END,
+                          ',"channel":', CASE WHEN channel IS NULL THEN 'null' ELSE concat('"', channel, '"') END,
+                          CASE WHEN unattributed IS NOT NULL THEN concat(',"unattributed":"', unattributed, '"') END) END)
 $$;
-COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed) IS
-  'JSON text of a change without its closing brace, so that members can be added. name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
+COMMENT ON FUNCTION pubsubpull.change_json(bigint, "char", timestamptz, text, json, json, uuid, text, pubsubpull.channel, text, text, text[], text, json, pubsubpull.unattributed) IS
+  'JSON text of a change without its closing brace, so that members can be added. request_json: from request_document; name_json to plain are from shown_tables; whole: the row when old and new lack columns.';
 
 -- Few changes belong to one row or one request: all of them are compared with the position.
 CREATE OR REPLACE FUNCTION pubsubpull.feed_some(p pubsubpull.position, tables int[], row_key text, request uuid, most int) RETURNS SETOF pubsubpull.change
-LANGUAGE plpgsql VOLATILE ROWS 100 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE ROWS 100 SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET plan_cache_mode = auto AS $$
 BEGIN
   IF row_key IS NULL THEN
     RETURN QUERY SELECT l.* FROM pubsubpull.change l
@@ -357,7 +408,7 @@ COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that th
 -- may come, and they are read again. Line breaks that a value of type json may have between its tokens would end a line.
 CREATE OR REPLACE FUNCTION pubsubpull.changes_read(p pubsubpull.position, tables int[], row_key text, request uuid, types "char"[], base text, form text, most int,
   OUT body text, OUT n int, OUT last_id bigint, OUT more boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
   fit bigint := 4 * most_bytes / most;
@@ -374,7 +425,8 @@ BEGIN
            count(c.line), max(c.id), count(*) = most, count(*) FILTER (WHERE octet_length(c.line) > fit)
     INTO body, n, last_id, more, large
     FROM (SELECT f.id, CASE WHEN types = '{}' OR f.type = ANY (types)
-                            THEN concat(pubsubpull.change_json(f.id, f.type, f.at, f.key, f.old, f.new, f.request, f.channel, t.name_json, t.url, t.key, t.plain, NULL, f.unattributed), '}') END AS line
+                            THEN pubsubpull.change_json(f.id, f.type, f.at, f.key, f.old, f.new, f.request, (SELECT q.json FROM pubsubpull.request_document q WHERE q.id = f.request), f.channel,
+                                                        t.name_json, t.url, t.key, t.plain, NULL, f.unattributed) || '}' END AS line
           FROM (SELECT * FROM pubsubpull.feed(p, CASE WHEN few THEN '{}' ELSE tables END, most)
                 UNION ALL SELECT * FROM pubsubpull.feed_some(p, tables, row_key, changes_read.request, most) WHERE few) f
           JOIN pubsubpull.shown_tables(tables, base) t ON t.id = f.table_id OFFSET 0) c;
@@ -451,7 +503,7 @@ BEGIN
     url := concat(url, '/rows/', row_key);
   END IF;
   p := pubsubpull.parse_since(since);
-  PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
+  PERFORM pubsubpull.keep_memory(), pubsubpull.check_whole(p, tables, name IS NOT NULL);
   status := 200;
   given := p.upto IS NOT NULL;
   IF pubsubpull.lags(p) THEN

@@ -65,6 +65,12 @@ is(problem(get("public.customer/rows/?fields=id,$_")), qq{400 bad-fields fields 
     "$_ is no field") for qw(nothing secret);
 unlike(get("public.customer/$_")->body, qr/secret|hidden/, "$_ shows nothing excluded") for 'rows/', 'rows/1', 'rows/1/changes/', 'changes/', '', 'rows/?fields=id';
 
+# Columns that are called as we call things
+$psp->publish('public.axes', 'x int PRIMARY KEY, y int, t int, k int, secret text', { exclude => ['secret'] });
+$pg->sql('INSERT INTO axes VALUES (1, 2, 3, 4), (5, 6, 7, 8)');
+is(get("public.axes/rows/$_->[0]")->body =~ s/,"next".*//r, $_->[1], "rows/$_->[0] of a table with columns x, y, t, k")
+    for ['', '{"rows":[{"x":1,"y":2,"t":3,"k":4},{"x":5,"y":6,"t":7,"k":8}]'], ['?fields=k,x&limit=1&order=desc', '{"rows":[{"k":8,"x":5}]'], ['5', '{"x":5,"y":6,"t":7,"k":8}'];
+
 # A table with partitions, one with inheritance
 $pg->sql('CREATE TABLE parted (id int PRIMARY KEY, n int) PARTITION BY RANGE (id)');
 $pg->sql("CREATE TABLE parted_$_ PARTITION OF parted FOR VALUES FROM (${_}0) TO (${_}9)") for 1, 2;
