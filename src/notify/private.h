@@ -242,6 +242,10 @@ struct psp_sub_t {
     int held;    /* above a bound */
     int suspect; /* a read that served it failed: it is read by itself until that succeeds */
     apr_int64_t read_at; /* not before, when it is suspect */
+    int came;            /* events of the read under way */
+    int much;            /* that were many */
+    apr_int64_t from_at; /* when what is read now was all there was */
+    apr_int64_t seen_at; /* all that there was then was read; 0: not known */
 
     /* lane.c */
     psp_queue_t ready, waiting, due;
@@ -545,7 +549,14 @@ void psp_count_died(void);
 /** While privileges last, and in a session of its own. */
 void psp_share_begin(void);
 psp_share_t *psp_share_make(psp_child_t *c);
+/** Before the feed's step. */
 void psp_share_step(psp_child_t *c);
+/** The highest id that anybody drew for a change. */
+void psp_share_made(psp_child_t *c, apr_int64_t id);
+/** It gets much, and that has to wait a little. */
+int psp_share_rests(const psp_child_t *c, const psp_sub_t *sub);
+/** Changes are read now for some that get much. */
+void psp_share_read(psp_child_t *c);
 
 /* --- keep.c --- */
 
