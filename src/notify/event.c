@@ -186,6 +186,7 @@ void psp_event_unjoin(psp_child_t *c, psp_event_t *e)
 void psp_event_free(psp_child_t *c, psp_event_t *e)
 {
     psp_keys_remove(c, e);
+    psp_line_forget(e);
     e->sub->bytes -= e->length;
     c->bytes -= e->length;
     psp_event_unjoin(c, e);

@@ -232,7 +232,8 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
                        deletes && *deletes == 't',
                        psp_rows_get(rows, row, REQUEST),
                        0,
-                       hops ? atoi(hops) : 0};
+                       hops ? atoi(hops) : 0,
+                       0};
     psp_page_t *page;
 
     f->events++;
