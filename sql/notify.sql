@@ -122,15 +122,16 @@ COMMENT ON FUNCTION pubsubpull.refuse_event(pubsubpull.event) IS 'Writes down as
 
 -- Nothing is new when no id was drawn since, and of the transactions that were under way then none has ended that wrote to the log. It is
 -- asked all the time, so it looks into the sequences itself, where the functions for that would be planned each time.
-CREATE OR REPLACE FUNCTION pubsubpull.notify_probe("position" text, OUT quiet boolean, OUT generation bigint)
+DROP FUNCTION IF EXISTS pubsubpull.notify_probe(text); -- gave less back once
+CREATE OR REPLACE FUNCTION pubsubpull.notify_probe("position" text, OUT quiet boolean, OUT generation bigint, OUT last_id bigint)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   p CONSTANT pubsubpull.position := "position"::pubsubpull.position;
   now CONSTANT pg_snapshot := pg_current_snapshot(); -- before the id: what is committed later is found later
   ended xid8[];
 BEGIN
-  SELECT g.last_value, "position" IS NULL OR (p.upto IS NULL AND p."rows" IS NULL AND p.since_id = CASE WHEN c.is_called THEN c.last_value ELSE 0 END)
-  INTO generation, quiet FROM pubsubpull.generation g, pubsubpull.change_id c;
+  SELECT g.last_value, CASE WHEN c.is_called THEN c.last_value ELSE 0 END INTO generation, last_id FROM pubsubpull.generation g, pubsubpull.change_id c;
+  quiet := "position" IS NULL OR (p.upto IS NULL AND p."rows" IS NULL AND p.since_id = last_id);
   IF quiet AND p.since::text <> now::text THEN
     ended := ARRAY(SELECT x FROM (SELECT * FROM pg_snapshot_xip(p.since)
                                   UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
@@ -138,12 +139,12 @@ BEGIN
     quiet := ended = '{}' OR NOT EXISTS (SELECT FROM pubsubpull.change c WHERE c.xid = ANY (ended));
   END IF;
 END $$;
-COMMENT ON FUNCTION pubsubpull.notify_probe(text) IS 'Whether certainly nothing came after a position, at a fraction of what reading costs.';
+COMMENT ON FUNCTION pubsubpull.notify_probe(text) IS 'Whether certainly nothing came after a position, at a fraction of what reading costs; last_id: how far the log is.';
 
-DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int); -- took and gave back less once
+DROP FUNCTION IF EXISTS pubsubpull.notify_read(uuid, jsonb, int), pubsubpull.notify_read(uuid, jsonb, int, int); -- gave back less once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_read(notifier uuid, groups jsonb, most int, most_hops int DEFAULT 1000,
   OUT "group" int, OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT "position" text, OUT more boolean, OUT generation bigint, OUT barrier boolean,
-  OUT deletes boolean, OUT request uuid, OUT hops int)
+  OUT deletes boolean, OUT request uuid, OUT hops int, OUT last_id bigint)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   target CONSTANT pubsubpull.position := pubsubpull.begin_batch(pubsubpull.first_position());
@@ -166,6 +167,7 @@ BEGIN
     RETURN; -- the server crashed, and these positions are from before
   END IF;
   generation := pubsubpull.generation_now();
+  last_id := target.top_id;
   FOR g IN SELECT (j.n - 1)::int AS number, (j.value->>'position')::pubsubpull.position AS "position",
                   (j.value->>'subscriptions')::int[] AS ids, (j.value->>'versions')::numeric AS versions
            FROM jsonb_array_elements(groups) WITH ORDINALITY AS j(value, n) LOOP
@@ -208,7 +210,7 @@ BEGIN
       IF cardinality(slow) < cardinality(ids) THEN
         BEGIN
           RETURN QUERY SELECT g.number, v.subscription, v.change, v.key, v.body, NULL::text, NULL::boolean, NULL::bigint, v.barrier, v.deletes, v.request,
-              depths[array_position(caused, v.request)]
+              depths[array_position(caused, v.request)], NULL::bigint
             FROM pubsubpull.events(page, ARRAY(SELECT i FROM unnest(ids) i WHERE i <> ALL (slow)), pubsubpull.cursor_head(p)) v;
         EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
           slow := ids; -- one of them cannot be made
@@ -235,9 +237,9 @@ BEGIN
               PERFORM pubsubpull.park(e.subscription, e.change, CASE WHEN NOT e.barrier THEN e.key END, CASE WHEN e.change < 0 THEN e.key END);
             END IF;
             RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, NULL::text, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request,
-              CASE WHEN NOT done AND hops > most_hops THEN hops END;
+              CASE WHEN NOT done AND hops > most_hops THEN hops END, NULL::bigint;
           ELSE
-            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request, hops;
+            RETURN QUERY SELECT g.number, e.subscription, e.change, e.key, e.body, NULL::text, NULL::boolean, NULL::bigint, e.barrier, e.deletes, e.request, hops, NULL::bigint;
           END IF;
         END LOOP;
       END IF;
@@ -259,7 +261,7 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION pubsubpull.notify_read(uuid, jsonb, int, int) IS
-  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send (body NULL: parked, given up or done before), and after them one with the group''s new position. hops: how many requests caused one another before the one that caused the event; above most_hops it was given up, and body is NULL. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
+  'Reads on from the positions of groups of subscriptions, at most most changes for each: rows with the events to send (body NULL: parked, given up or done before), and after them one with the group''s new position. hops: how many requests caused one another before the one that caused the event; above most_hops it was given up, and body is NULL. last_id: how far the log is. more is NULL, and nothing was read, when the versions of the subscriptions do not add up to versions: the notifier does not know them as they are.';
 
 DROP FUNCTION IF EXISTS pubsubpull.rows_page(pubsubpull.position, int); -- gave a number back once
 CREATE OR REPLACE FUNCTION pubsubpull.rows_page(INOUT p pubsubpull.position, most int, OUT page pubsubpull.change[], OUT more boolean)

@@ -100,10 +100,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION pubsubpull.is_passed(pubsubpull.position, int, bigint) IS 'Whether a subscription''s position is after a change: all that came before it was delivered or is parked.';
 
+-- What stands right behind a barrier that has its turn: in the order of changes, and without a gap, so that who sends them one after another
+-- needs to ask for none of their turns. It ends where one is not simply waiting, and where the notifier may not know all that comes before.
+CREATE OR REPLACE FUNCTION pubsubpull.line_behind(barrier pubsubpull.delivery, p pubsubpull.published, "position" pubsubpull.position, most int)
+RETURNS SETOF pubsubpull.delivery LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  w pubsubpull.delivery;
+BEGIN
+  FOR w IN SELECT q.* FROM pubsubpull.delivery q WHERE q.subscription = barrier.subscription AND q.state = 'pending' AND q.change > barrier.change
+           ORDER BY q.subscription, q.change LIMIT most LOOP
+    EXIT WHEN w.next_at IS NOT NULL OR w.batch IS NOT NULL OR (w.lane IS NULL AND NOT pubsubpull.is_passed("position", p.id, w.change));
+    RETURN NEXT w;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION pubsubpull.line_behind(pubsubpull.delivery, pubsubpull.published, pubsubpull.position, int) IS
+  'The parked deliveries, at most most, that wait for nothing but a barrier and one another, in order.';
+
 DROP FUNCTION IF EXISTS pubsubpull.notify_due(uuid, int[], int); -- gave less back once
 CREATE OR REPLACE FUNCTION pubsubpull.notify_due(notifier uuid, subscriptions int[], most int,
   OUT subscription int, OUT change bigint, OUT key text, OUT body text, OUT attempts int, OUT barrier boolean, OUT deletes boolean, OUT request uuid, OUT batch bigint,
-  OUT hops int)
+  OUT hops int, OUT follows boolean)
 RETURNS SETOF record LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -115,6 +131,7 @@ DECLARE
   e pubsubpull.event;
   made bigint[];
   gone bigint;
+  line pubsubpull.delivery[]; -- behind a barrier
 BEGIN
   FOR claimed IN
     UPDATE pubsubpull.delivery q SET next_at = clock_timestamp() + (s.timeout + 10000) * interval '1 millisecond', claimed = true
@@ -130,7 +147,8 @@ BEGIN
                               AND (o.lane IS NOT NULL OR pubsubpull.is_passed(g."position", a.table_id, o.change)) ORDER BY o.next_at LIMIT claims) x
         ORDER BY x.next_at LIMIT claims)
       FOR UPDATE OF w SKIP LOCKED)
-    RETURNING q AS delivery, p AS published, s.latest, s.batch AS most
+    RETURNING q AS delivery, p AS published, s.latest, s.batch AS most,
+      (SELECT g."position" FROM pubsubpull.progress g WHERE g.subscription = q.subscription) AS "position"
   LOOP
     d := claimed.delivery;
     IF d.batch IS NOT NULL AND (claimed.most = 1 OR claimed.most < (SELECT count(*) FROM pubsubpull.delivery q
@@ -147,6 +165,8 @@ BEGIN
       CONTINUE; -- it is claimed and comes again later; the others must not wait for that
     END;
     made := '{}';
+    body := NULL;
+    follows := false;
     FOR e IN SELECT * FROM pubsubpull.events_or_errors(page, ARRAY[d.subscription], '') LOOP
       made := made || e.change;
       IF e.error IS NOT NULL THEN
@@ -174,9 +194,25 @@ BEGIN
     IF d.batch IS NOT NULL THEN
       PERFORM pubsubpull.hand_on(d.subscription, d.batch, d.next_at, true);
     END IF;
+    CONTINUE WHEN d.lane IS NOT NULL OR made <> ARRAY[d.change] OR body IS NULL OR most < 2;
+    line := ARRAY(SELECT w::pubsubpull.delivery FROM pubsubpull.line_behind(d, claimed.published, claimed."position", most - 1) w);
+    follows := true;
+    batch := NULL;
+    page := ARRAY(SELECT x.c FROM (SELECT c, sum(coalesce(octet_length(c.old::text), 0) + coalesce(octet_length(c.new::text), 0)) OVER (ORDER BY c.id) AS bytes
+                                   FROM unnest(line) w JOIN pubsubpull.change c ON c.table_id = (claimed.published).id AND c.id = w.change) x
+                  WHERE x.bytes < 1000000 ORDER BY (x.c).id);
+    FOR e IN SELECT * FROM pubsubpull.events_or_errors(page, ARRAY[d.subscription], '') LOOP
+      -- One that is not wanted any more or cannot be made ends the line: it is seen to when it has its turn.
+      EXIT WHEN e.change IS DISTINCT FROM line[1].change OR e.error IS NOT NULL;
+      subscription := e.subscription; change := e.change; key := e.key; body := e.body; attempts := line[1].attempts; barrier := e.barrier; deletes := e.deletes;
+      request := e.request;
+      hops := CASE WHEN e.request IS NOT NULL THEN (SELECT h.hops FROM pubsubpull.caused(ARRAY[e.request], 1000) h) END;
+      RETURN NEXT;
+      line := line[2:];
+    END LOOP;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come; those with the same batch, which is not null, go in one PUT. They are not returned again before the subscription''s timeout has passed.';
+COMMENT ON FUNCTION pubsubpull.notify_due(uuid, int[], int) IS 'Deliveries whose time for another try has come; those with the same batch, which is not null, go in one PUT. They are not returned again before the subscription''s timeout has passed. follows: waits behind the barrier that was returned before it, and those between, and nothing else; it is not claimed.';
 
 CREATE OR REPLACE FUNCTION pubsubpull.row_or_nothing(p pubsubpull.published, row_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms' AS $$

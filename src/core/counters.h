@@ -46,6 +46,7 @@ typedef enum psp_counter_t {
     PSP_GAUGE_RECORDS_HELD, /* records of requests in the notifier's memory and nowhere else */
     /* only grow; added later */
     PSP_COUNT_FAILED_HOPS, /* given up: too long a chain of causes */
+    PSP_GAUGE_HOLDS_BACK,  /* this one is set: deliveries wait for processors */
     PSP_COUNTERS
 } psp_counter_t;
 

@@ -66,6 +66,8 @@ static const sample_t samples[] = {
     {COUNTER("deliveries_retried", "Tries of deliveries that had failed before."),
      PSP_COUNT_RETRIED, NULL, NULL},
     {GAUGE("deliveries_in_flight", "Deliveries on the wire."), PSP_GAUGE_FLYING, NULL, NULL},
+    {GAUGE("deliveries_held_back", "Whether deliveries wait for processors that writers need."),
+     PSP_GAUGE_HOLDS_BACK, NULL, NULL},
     {COUNTER("notifier_restarts", "Notifiers that were started because one had died."),
      PSP_COUNT_RESTARTS, NULL, NULL},
     {COUNTER("notifier_database_reconnects", "Database sessions that the notifier opened again."),

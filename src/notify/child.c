@@ -276,6 +276,7 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_records_step(c);
     psp_renew_step(c);
     psp_keep_step(c);
+    psp_share_step(c);
     psp_due_step(c);
     send_rounds(c);
     psp_saver_step(c); /* before the feed: what is owed has to be saved before anything is read */
@@ -283,7 +284,6 @@ static void turn(psp_child_t *c, struct pollfd *files)
     psp_session_step(c->db, psp_mono()); /* send what was queued */
     psp_session_step(c->records_db, psp_mono());
     psp_count_turn(c);
-    psp_share_step(c);
 }
 
 /* Whether it is worth to stay: nobody comes after us, and there is a database as far as is known. */

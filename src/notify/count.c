@@ -75,4 +75,5 @@ void psp_count_died(void)
     psp_gauge(PSP_GAUGE_PID, 0);
     psp_gauge(PSP_GAUGE_DATABASE, 0);
     psp_gauge(PSP_GAUGE_FLYING, 0);
+    psp_gauge(PSP_GAUGE_HOLDS_BACK, 0);
 }

@@ -20,7 +20,19 @@ APLOG_USE_MODULE(pubsubpull);
 #define PAUSE apr_time_from_sec(1) /* after trouble */
 
 /* Columns of notify_due. */
-enum { SUBSCRIPTION, CHANGE, KEY, BODY, ATTEMPTS, BARRIER, DELETES, REQUEST, TOGETHER, HOPS };
+enum {
+    SUBSCRIPTION,
+    CHANGE,
+    KEY,
+    BODY,
+    ATTEMPTS,
+    BARRIER,
+    DELETES,
+    REQUEST,
+    TOGETHER,
+    HOPS,
+    FOLLOWS
+};
 
 static const psp_news_columns_t columns = {.id = CHANGE,
                                            .key = KEY,
@@ -28,8 +40,9 @@ static const psp_news_columns_t columns = {.id = CHANGE,
                                            .body = BODY,
                                            .deletes = DELETES,
                                            .request = REQUEST,
+                                           .hops = HOPS,
                                            .batch = TOGETHER,
-                                           .hops = HOPS};
+                                           .follows = FOLLOWS};
 
 struct psp_due_t {
     apr_pool_t *call_p; /* of the call under way */
@@ -62,7 +75,7 @@ static void take(psp_child_t *c, const psp_rows_t *rows, int row)
 
     news.body = news.body ? news.body : ""; /* a DELETE */
     if (sub && sub->state == PSP_SUB_ACTIVE && (sub->batch > 1 || !news.batch)) {
-        psp_lane_push_due(c, sub, &news, attempts ? atoi(attempts) : 0, c->due->sent_at + CLAIM);
+        psp_line_push(c, sub, &news, attempts ? atoi(attempts) : 0, c->due->sent_at + CLAIM);
     }
 }
 
@@ -121,7 +134,7 @@ static int probe(psp_child_t *c)
     psp_sub_t *sub;
 
     for (sub = psp_leases_first(c); sub; sub = sub->next) {
-        if (!candidate(sub) || !sub->down || sub->flying || sub->due.count) {
+        if (!candidate(sub) || !sub->down || sub->flying || sub->due.count || sub->line.count) {
             continue;
         }
         if (sub->probe_at > c->now) {
@@ -148,7 +161,7 @@ static void ask(psp_child_t *c)
         if (sub->down && sub->ready.first) {
             psp_sender_turn(c, sub); /* a fresh one may be the probe */
         }
-        if (candidate(sub) && !sub->down && sub->due.count < LANE_DUE) {
+        if (candidate(sub) && !sub->down && !sub->line.count && sub->due.count < LANE_DUE) {
             APR_ARRAY_PUSH(ids, const char *) = apr_itoa(d->call_p, sub->id);
         }
     }

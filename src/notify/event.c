@@ -109,7 +109,8 @@ psp_news_t psp_news_read(const psp_rows_t *rows, int row, const psp_news_columns
     const char *id = psp_rows_get(rows, row, at->id);
     const char *barrier = psp_rows_get(rows, row, at->barrier);
     const char *deletes = psp_rows_get(rows, row, at->deletes);
-    const char *batch = at->batch < 0 ? NULL : psp_rows_get(rows, row, at->batch);
+    const char *batch = psp_rows_get(rows, row, at->batch);
+    const char *follows = psp_rows_get(rows, row, at->follows);
     const char *hops = psp_rows_get(rows, row, at->hops);
 
     return (psp_news_t){.id = id ? apr_atoi64(id) : 0,
@@ -120,7 +121,8 @@ psp_news_t psp_news_read(const psp_rows_t *rows, int row, const psp_news_columns
                         .deletes = deletes && *deletes == 't',
                         .request = psp_rows_get(rows, row, at->request),
                         .batch = batch ? apr_atoi64(batch) : 0,
-                        .hops = hops ? atoi(hops) : 0};
+                        .hops = hops ? atoi(hops) : 0,
+                        .follows = follows && *follows == 't'};
 }
 
 psp_event_t *psp_event_make(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news)
@@ -205,6 +207,7 @@ void psp_event_unjoin(psp_child_t *c, psp_event_t *e)
 void psp_event_free(psp_child_t *c, psp_event_t *e)
 {
     psp_keys_remove(c, e);
+    psp_line_forget(e);
     e->sub->bytes -= e->length;
     c->bytes -= e->length;
     psp_event_unjoin(c, e);

@@ -28,6 +28,7 @@ APLOG_USE_MODULE(pubsubpull);
 #define STALE apr_time_from_msec(5) /* until the leases are known anew */
 #define SUSPECT_RETRY apr_time_from_sec(5)
 #define COMMITS apr_time_from_sec(1) /* a change may be seen so long after its generation */
+#define MANY 100                     /* events of one read */
 
 /* Columns of notify_read. */
 enum {
@@ -42,11 +43,12 @@ enum {
     BARRIER,
     DELETES,
     REQUEST,
-    HOPS
+    HOPS,
+    LAST_ID
 };
 
 /* Columns of notify_probe. */
-enum { P_QUIET, P_GENERATION };
+enum { P_QUIET, P_GENERATION, P_LAST_ID };
 
 static const psp_news_columns_t columns = {.id = CHANGE,
                                            .key = KEY,
@@ -54,8 +56,9 @@ static const psp_news_columns_t columns = {.id = CHANGE,
                                            .body = BODY,
                                            .deletes = DELETES,
                                            .request = REQUEST,
+                                           .hops = HOPS,
                                            .batch = -1,
-                                           .hops = HOPS};
+                                           .follows = -1};
 
 typedef struct group_t {
     apr_array_header_t *ids; /* of int */
@@ -115,7 +118,7 @@ int psp_feed_reading(const psp_child_t *c)
 
 static int readable(const psp_child_t *c, const psp_sub_t *sub)
 {
-    if (sub->state != PSP_SUB_ACTIVE || sub->held) {
+    if (sub->state != PSP_SUB_ACTIVE || sub->held || psp_share_rests(c, sub)) {
         return 0;
     }
     if (sub->down && (sub->queued || sub->unsaved)) { /* a page at a time, to probe with */
@@ -127,8 +130,9 @@ static int readable(const psp_child_t *c, const psp_sub_t *sub)
     return 1;
 }
 
-static void join(psp_feed_t *f, psp_sub_t *sub)
+static void join(psp_child_t *c, psp_sub_t *sub)
 {
+    psp_feed_t *f = c->feed;
     psp_pos_t *pos = sub->pos;
 
     if (pos->stamp != f->stamp) {
@@ -148,6 +152,10 @@ static void join(psp_feed_t *f, psp_sub_t *sub)
     APR_ARRAY_PUSH(f->groups[pos->group].ids, int) = sub->id;
     f->groups[pos->group].versions += sub->version;
     sub->reading = pos->group + 1;
+    sub->from_at = sub->more ? sub->from_at : c->now;
+    if (sub->much) {
+        psp_share_read(c);
+    }
 }
 
 static void form_groups(psp_child_t *c)
@@ -163,7 +171,7 @@ static void form_groups(psp_child_t *c)
     f->stamp++;
     for (sub = psp_leases_first(c); sub; sub = sub->next) {
         if (sub->suspect && !solo && sub->read_at <= c->now && readable(c, sub)) {
-            join(f, sub);
+            join(c, sub);
             solo = 1;
         }
     }
@@ -173,12 +181,12 @@ static void form_groups(psp_child_t *c)
     start = start ? start : psp_leases_first(c);
     for (sub = start; sub; sub = sub->next) {
         if (!sub->suspect && readable(c, sub)) {
-            join(f, sub);
+            join(c, sub);
         }
     }
     for (sub = psp_leases_first(c); sub != start; sub = sub->next) {
         if (!sub->suspect && readable(c, sub)) {
-            join(f, sub);
+            join(c, sub);
         }
     }
 }
@@ -229,6 +237,7 @@ static void take_event(psp_child_t *c, const psp_rows_t *rows, int row, int grou
     if (!sub) {
         return;
     }
+    sub->came++;
     page = psp_place_page(sub);
     if (psp_place_skip(sub, page, news.id)) {
         return;
@@ -250,7 +259,7 @@ static void arrive(psp_child_t *c, psp_sub_t *sub, psp_pos_t *pos, int more)
     int moved = pos != sub->pos;
 
     psp_place_move(sub, pos, more);
-    sub->reading = 0;
+    sub->seen_at = more ? sub->seen_at : sub->from_at;
     sub->suspect = 0;
     sub->held =
         sub->queued >= sub->room || sub->bytes >= PSP_LANE_BYTES || sub->ndone >= PSP_LANE_DONE;
@@ -301,11 +310,15 @@ static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g
     psp_pos_drop(pos);
 }
 
-/* It moves when a subscription is being changed, and the change can be seen some time later. */
-static void take_generation(psp_child_t *c, const char *generation)
+/* What a read or a probe says beside its rows. The generation moves when a subscription is being changed, and the
+ * change can be seen some time later. */
+static void take_news(psp_child_t *c, const char *generation, const char *last_id)
 {
     psp_feed_t *f = c->feed;
 
+    if (last_id) {
+        psp_share_made(c, apr_atoi64(last_id));
+    }
     if (generation && (!f->generation || strcmp(f->generation, generation) != 0)) {
         f->generation = psp_child_alloc(f->generation, strlen(generation) + 1);
         memcpy(f->generation, generation, strlen(generation) + 1);
@@ -333,7 +346,7 @@ static void take_rows(psp_child_t *c, const psp_rows_t *rows)
         if (g >= 0 && g < f->ngroups) {
             take_position(c, rows, row, g, &end);
         }
-        take_generation(c, psp_rows_get(rows, row, GENERATION));
+        take_news(c, psp_rows_get(rows, row, GENERATION), psp_rows_get(rows, row, LAST_ID));
     }
     psp_pos_drop(end);
 }
@@ -375,11 +388,50 @@ static void adapt(psp_feed_t *f)
     }
 }
 
+/* How many had something in this read; a read that nobody would call large is not looked at. */
+static int count_members(const psp_child_t *c)
+{
+    const psp_feed_t *f = c->feed;
+    int members = 0, g, i;
+
+    for (g = 0; g < f->ngroups && f->events >= MANY; g++) {
+        for (i = 0; i < f->groups[g].ids->nelts; i++) {
+            const psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+
+            members += sub && sub->reading == g + 1 && sub->came;
+        }
+    }
+    return members;
+}
+
+/* The read is over. Those get much that made it large, not the one with a single event among another's hundreds. */
+static void part(psp_child_t *c, int failed)
+{
+    psp_feed_t *f = c->feed;
+    int members = failed ? 0 : count_members(c);
+    int g, i;
+
+    for (g = 0; g < f->ngroups; g++) {
+        for (i = 0; i < f->groups[g].ids->nelts; i++) {
+            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+
+            if (!sub || sub->reading != g + 1) {
+                continue;
+            }
+            if (!failed) {
+                sub->much = members && 2 * sub->came * members >= f->events;
+            }
+            sub->came = sub->reading = 0;
+        }
+        psp_pos_drop(f->groups[g].before);
+    }
+    f->ngroups = 0;
+}
+
 static void read_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
 {
     psp_child_t *c = baton;
     psp_feed_t *f = c->feed;
-    int g, i;
 
     psp_child_again(c);
     f->calling = 0;
@@ -399,17 +451,7 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
         psp_gate_doubt(c);
         suspect(c, result);
     }
-    for (g = 0; g < f->ngroups; g++) {
-        for (i = 0; i < f->groups[g].ids->nelts; i++) {
-            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
-
-            if (sub && sub->reading == g + 1) {
-                sub->reading = 0;
-            }
-        }
-        psp_pos_drop(f->groups[g].before);
-    }
-    f->ngroups = 0;
+    part(c, result->rv != APR_SUCCESS);
     if (f->left_out) {
         f->due_at = c->now;
     }
@@ -472,7 +514,7 @@ static void probe_done(void *baton, const psp_result_t *result, const psp_rows_t
         f->probed = 1;
         f->due_at = c->now;
     }
-    take_generation(c, psp_rows_get(rows, 0, P_GENERATION));
+    take_news(c, psp_rows_get(rows, 0, P_GENERATION), psp_rows_get(rows, 0, P_LAST_ID));
 }
 
 static void probe(psp_child_t *c, const char *position)
@@ -491,8 +533,13 @@ static void read_on(psp_child_t *c)
     form_groups(c);
     f->woken = 0;
     f->probed = 0;
-    f->calling = 1;
     f->sent_at = c->now;
+    if (!f->ngroups) {
+        f->gap = GAP_MAX;
+        probe(c, NULL);
+        return;
+    }
+    f->calling = 1;
     apr_snprintf(max, sizeof max, "%d", page_size(c));
     apr_snprintf(hops, sizeof hops, "%d", psp_config_max_hops(c->config));
     params[0] = c->id;

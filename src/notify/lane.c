@@ -94,37 +94,6 @@ void psp_lane_push(psp_child_t *c, psp_sub_t *sub, psp_page_t *page, const psp_n
     advance(c, sub);
 }
 
-/* What is in memory of its key came before it. Of a barrier the database knows soon. */
-static int too_early(const psp_child_t *c, const psp_sub_t *sub, const psp_news_t *news)
-{
-    return news->batch     ? 0
-           : news->barrier ? sub->failed != NULL
-                           : news->key && psp_keys_find(c, sub, news->key) != NULL;
-}
-
-void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
-                       apr_int64_t expires)
-{
-    psp_event_t *e;
-
-    if (too_early(c, sub, news)) {
-        return; /* the database returns it again */
-    }
-    e = psp_event_make(c, sub, news);
-    e->attempts = attempts;
-    e->expires = expires;
-    e->state = PSP_EVENT_READY;
-    psp_queue_push(&sub->due, e);
-    psp_sender_turn(c, sub);
-}
-
-void psp_lane_expire(psp_child_t *c, psp_sub_t *sub)
-{
-    while (sub->due.first && sub->due.first->expires <= c->now) {
-        psp_event_free(c, psp_queue_pop(&sub->due));
-    }
-}
-
 /* An event leaves the queue for good. */
 static void leave(psp_event_t *e)
 {
@@ -184,30 +153,12 @@ static void take_more(psp_child_t *c, psp_event_t *first)
     }
 }
 
-/* Parked events that go together came together. */
-static void take_parked(psp_sub_t *sub, psp_event_t *first)
-{
-    psp_event_t *last = first;
-
-    while (first->batch && sub->due.first && sub->due.first->batch == first->batch) {
-        last->batch_next = psp_queue_pop(&sub->due);
-        last = last->batch_next;
-        last->state = PSP_EVENT_FLYING;
-    }
-}
-
 psp_event_t *psp_lane_take(psp_child_t *c, psp_sub_t *sub, int due)
 {
-    psp_event_t *e = psp_queue_pop(due ? &sub->due : &sub->ready);
+    psp_event_t *e = due ? psp_line_take(sub) : newest(c, psp_queue_pop(&sub->ready));
 
-    if (!due) {
-        e = newest(c, e);
-    }
     e->state = PSP_EVENT_FLYING;
-    if (due) {
-        take_parked(sub, e);
-    }
-    else if (sub->batch > 1) {
+    if (!due && sub->batch > 1) {
         take_more(c, e);
     }
     sub->flying++;
@@ -222,6 +173,7 @@ static void landed(psp_child_t *c, psp_event_t *e)
 {
     e->sub->flying--;
     e->sub->flying_due -= e->page == NULL;
+    e->sub->flying_line -= e->lined;
     c->flying--;
     psp_event_unjoin(c, e);
 }
@@ -266,7 +218,7 @@ static void put_back(psp_event_t *e)
     }
     if (!e->behind_other) {
         e->state = PSP_EVENT_READY;
-        psp_queue_push_front(e->page ? &e->sub->ready : &e->sub->due, e);
+        psp_queue_push_front(e->page ? &e->sub->ready : e->lined ? &e->sub->line : &e->sub->due, e);
     }
 }
 
@@ -338,23 +290,6 @@ void psp_lane_succeeded(psp_child_t *c, psp_event_t *e)
     }
 }
 
-/* A parked barrier had its turn, since nothing before it was parked: now there is something. */
-static void withdraw_due(psp_child_t *c, psp_sub_t *sub)
-{
-    psp_queue_t keep = {NULL, NULL, 0};
-    psp_event_t *e;
-
-    while ((e = psp_queue_pop(&sub->due)) != NULL) {
-        if (e->barrier) {
-            psp_event_free(c, e);
-        }
-        else {
-            psp_queue_push(&keep, e);
-        }
-    }
-    sub->due = keep;
-}
-
 /* Everything that has to come later goes to the database behind the failed event. */
 static void gather(psp_child_t *c, psp_event_t *e)
 {
@@ -385,13 +320,16 @@ static void fail(psp_child_t *c, psp_event_t *e)
 
     e->state = PSP_EVENT_FAILED;
     if (!e->page) {
+        if (e->lined) {
+            psp_line_drop(c, sub);
+        }
         psp_saver_add(c, e);
         return;
     }
     leave(e);
     if (sub->state == PSP_SUB_ACTIVE) {
         gather(c, e);
-        withdraw_due(c, sub);
+        psp_line_drop(c, sub); /* nothing before them was parked: now there is something */
     }
     else {
         drop_chain(c, e);
@@ -448,4 +386,5 @@ void psp_lane_drop(psp_child_t *c, psp_sub_t *sub)
     while ((e = psp_queue_pop(&sub->due)) != NULL) {
         psp_event_free(c, e);
     }
+    psp_line_drop(c, sub);
 }

@@ -16,6 +16,7 @@
  *   due.c         fetches parked deliveries whose time has come, probes receivers that are down
  *   event.c       events, lists of them, and the table of their keys
  *   lane.c        one subscription's queue: order per key, barriers
+ *   line.c        its parked deliveries that are to be tried again now
  *   place.c       how far a subscription is: positions, pages, what is done beyond the position
  *   send.c        picks what to send next, judges what came back
  *   target.c      the URL of one event
@@ -132,7 +133,7 @@ struct psp_page_t {
 typedef enum {
     PSP_EVENT_WAITING, /* behind a barrier, in sub->waiting */
     PSP_EVENT_CHAINED, /* behind an earlier event of its key */
-    PSP_EVENT_READY,   /* may be sent: in sub->ready or sub->due */
+    PSP_EVENT_READY,   /* may be sent: in sub->ready, sub->due or sub->line */
     PSP_EVENT_FLYING,  /* on the wire */
     PSP_EVENT_FAILED,  /* its failure is not saved yet; takes in what comes behind it */
     PSP_EVENT_SENT     /* a parked delivery that succeeded, not saved yet */
@@ -149,12 +150,13 @@ typedef struct psp_news_t {
     const char *request; /* id of the request that caused it, or NULL */
     apr_int64_t batch;   /* a parked one: which it failed with in one PUT; 0: none */
     int hops;            /* requests that caused one another before that request */
+    int follows;         /* a parked one: has its turn when what was returned before it arrived */
 } psp_news_t;
 
 /** Which column of an answer holds what. */
 typedef struct psp_news_columns_t {
     int id, key, barrier, body, deletes, request, hops;
-    int batch; /* -1: none does */
+    int batch, follows; /* -1: none does */
 } psp_news_columns_t;
 
 /** One notification. malloc'ed in one piece with key and body; owned by whatever list it is in. */
@@ -178,6 +180,8 @@ struct psp_event_t {
     int hops;                          /* requests that caused one another before that */
     int attempts;                      /* failed so far */
     int lost;                          /* once its connection broke under others' requests */
+    int here, lined;                   /* line.c: a parked one; of the line */
+    psp_event_t *here_next, *here_previous;
     int barrier; /* everything before it has to be finished, and nothing after it starts */
     char *key;   /* NULL: none, and then it is a barrier */
     char *body;
@@ -248,9 +252,17 @@ struct psp_sub_t {
     int held;    /* above a bound */
     int suspect; /* a read that served it failed: it is read by itself until that succeeds */
     apr_int64_t read_at; /* not before, when it is suspect */
+    int came;            /* events of the read under way */
+    int much;            /* that were many */
+    apr_int64_t from_at; /* when what is read now was all there was */
+    apr_int64_t seen_at; /* all that there was then was read; 0: not known */
 
     /* lane.c */
-    psp_queue_t ready, waiting, due;
+    psp_queue_t ready, waiting;
+    psp_queue_t due, line;    /* line.c */
+    psp_event_t *parked_here; /* by here_next: all parked ones in memory */
+    int line_ends;            /* one was not taken: nor are those behind it */
+    int flying_line;          /* of the line */
     psp_event_t *wall;   /* a failure that everything later has to stay behind, until it is saved */
     psp_event_t *failed; /* the latest failure that is not saved yet: a barrier stays behind it */
     int alone;           /* a barrier is ready or on the wire */
@@ -432,11 +444,6 @@ void psp_keys_remove(psp_child_t *c, psp_event_t *e);
 
 /** Queue an event that was just read. */
 void psp_lane_push(psp_child_t *c, psp_sub_t *sub, psp_page_t *page, const psp_news_t *news);
-/** Queue a parked delivery that was tried before, to be started soon or not at all. */
-void psp_lane_push_due(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
-                       apr_int64_t expires);
-/** Drop parked deliveries at the head of the queue whose time to start has passed. */
-void psp_lane_expire(psp_child_t *c, psp_sub_t *sub);
 /** Take what goes into the next PUT: an event, or several linked by batch_next; they count as one flying from
  * now on. The queue must not be empty. */
 psp_event_t *psp_lane_take(psp_child_t *c, psp_sub_t *sub, int due);
@@ -450,6 +457,22 @@ void psp_lane_failed(psp_child_t *c, psp_event_t *e);
 void psp_lane_parked(psp_child_t *c, psp_event_t *e);
 /** Forget all that is not on the wire and not waiting to be saved. */
 void psp_lane_drop(psp_child_t *c, psp_sub_t *sub);
+
+/* --- line.c --- */
+
+/** Queue a parked delivery, to be started soon or not at all. */
+void psp_line_push(psp_child_t *c, psp_sub_t *sub, const psp_news_t *news, int attempts,
+                   apr_int64_t expires);
+/** Drop parked deliveries whose time to start has passed. */
+void psp_line_expire(psp_child_t *c, psp_sub_t *sub);
+/** Barriers, and what is in line behind one, shall not go now. */
+void psp_line_drop(psp_child_t *c, psp_sub_t *sub);
+/** There is one to be sent now. */
+int psp_line_ready(const psp_sub_t *sub);
+/** Take it, and its batch; there must be one. */
+psp_event_t *psp_line_take(psp_sub_t *sub);
+/** An event is about to be freed. */
+void psp_line_forget(psp_event_t *e);
 
 /* --- place.c --- */
 
@@ -555,7 +578,14 @@ void psp_count_died(void);
 /** While privileges last, and in a session of its own. */
 void psp_share_begin(void);
 psp_share_t *psp_share_make(psp_child_t *c);
+/** Before the feed's step. */
 void psp_share_step(psp_child_t *c);
+/** The highest id that anybody drew for a change. */
+void psp_share_made(psp_child_t *c, apr_int64_t id);
+/** It gets much, and that has to wait a little. */
+int psp_share_rests(const psp_child_t *c, const psp_sub_t *sub);
+/** Changes are read now for some that get much. */
+void psp_share_read(psp_child_t *c);
 
 /* --- keep.c --- */
 

@@ -98,7 +98,7 @@ static int limit(const psp_child_t *c, const psp_sub_t *sub)
 static int choose(const psp_child_t *c, psp_sub_t *sub)
 {
     int fresh = sub->ready.first != NULL;
-    int parked = sub->due.first && (!sub->due.first->barrier || !sub->admitted);
+    int parked = psp_line_ready(sub);
 
     if (sub->state != PSP_SUB_ACTIVE || (!fresh && !parked)) {
         return NOTHING;
@@ -281,7 +281,7 @@ void psp_sender_step(psp_child_t *c)
            (sub = next_turn(s)) != NULL) {
         int due;
 
-        psp_lane_expire(c, sub);
+        psp_line_expire(c, sub);
         due = choose(c, sub);
         if (due >= 0) {
             start(c, sub, due);
