@@ -2,7 +2,7 @@
 -- web.sql: what the resources share: problems, percent-encoding, options, the root document.
 
 CREATE OR REPLACE FUNCTION pubsubpull.schema_version() RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 3';
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 4';
 COMMENT ON FUNCTION pubsubpull.schema_version() IS
   'Version of this schema; the module compares it with the one it speaks.';
 

@@ -55,7 +55,7 @@ cmp_ok($head->header('Content-Length'), '>', 1000, 'with the length');
 is($httpd->put($path, {}, @as)->status, 405, 'nothing to PUT');
 is($httpd->get('/pubsubpull/', user => 'alice')->json->{metrics}, $httpd->url($path), 'the root links to it');
 is($httpd->get($path, user => 'alice')->status, 401, 'Require decides who may see it');
-is(value('database_up') . value('notifier_up') . value('build_info', schema_version => 3), '111', 'all is up');
+is(value('database_up') . value('notifier_up') . value('build_info', schema_version => 4), '111', 'all is up');
 
 # A delivery that arrives
 $psp->publish('public.t', 'id int PRIMARY KEY');

@@ -9,7 +9,7 @@
 #include "core/result.h"
 
 /** The version of the schema that this module speaks; sql/web.sql says the same in pubsubpull.schema_version(). */
-#define PSP_SCHEMA_VERSION 3
+#define PSP_SCHEMA_VERSION 4
 
 /** Rows of a finished call, all values as text. Valid until the pool given to the call is cleared. */
 typedef struct psp_rows_t psp_rows_t;
