@@ -19,6 +19,16 @@ CREATE OR REPLACE FUNCTION pubsubpull.subscription_etag(s pubsubpull.subscriptio
 LANGUAGE sql IMMUTABLE AS $$ SELECT md5(concat_ws('|', s.id, s.document, s.base, md5(s.headers::text), md5(s.secret))) $$;
 COMMENT ON FUNCTION pubsubpull.subscription_etag(pubsubpull.subscription) IS 'ETag of the document: it does not change with the progress.';
 
+CREATE OR REPLACE FUNCTION pubsubpull.rows_warning(table_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE
+    WHEN NOT has_table_privilege(pubsubpull.caller(), p.relation, 'SELECT') THEN
+      format('cannot read the rows to begin with, and sends nothing until then: the owner of %s can GRANT SELECT ON %1$s TO %I', p.relation::regclass, pubsubpull.caller())
+    WHEN c.relrowsecurity THEN format('cannot begin with rows of %s, for policies of row-level security apply to them: PUT the position {"since": "now"}', p.relation::regclass) END
+  FROM pubsubpull.published p JOIN pg_class c ON c.oid = p.relation WHERE p.id = table_id
+$$;
+COMMENT ON FUNCTION pubsubpull.rows_warning(int) IS 'What a subscription''s document says when it is to begin with rows that cannot be read; else NULL.';
+
 CREATE OR REPLACE FUNCTION pubsubpull.subscription_json(base text, s pubsubpull.subscription) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
 DECLARE
@@ -39,7 +49,7 @@ BEGIN
     'lag', jsonb_build_object('changes', waiting, 'seconds', round(extract(epoch FROM greatest(clock_timestamp() - oldest, '0')), 3)),
     'pending', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'pending'),
     'failed', (SELECT count(*) FROM pubsubpull.delivery d WHERE d.subscription = s.id AND d.state = 'failed'),
-    'loses_place_at', loses_at, 'warning', pubsubpull.place_warning(g, loses_at),
+    'loses_place_at', loses_at, 'warning', coalesce(pubsubpull.place_warning(g, loses_at), CASE WHEN (g."position")."rows" IS NOT NULL THEN pubsubpull.rows_warning(s.table_id) END),
     'failing_since', g.failing_since, 'last_error', g.last_error,
     'tables', (SELECT jsonb_agg(coalesce(pubsubpull.table_name(p.relation), p.name) ORDER BY p.name) FROM pubsubpull.published p WHERE s.requests->'tables' @> to_jsonb(p.id)),
     'headers', ARRAY(SELECT jsonb_object_keys(s.headers)), 'secret', s.secret IS NOT NULL,

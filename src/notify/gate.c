@@ -163,6 +163,7 @@ static void refuse(psp_child_t *c, const char *version)
                          : "install the module of that version, and restart httpd");
         return;
     }
+    psp_leases_restart(c); /* in a new schema the same numbers are other subscriptions */
     ap_log_error(APLOG_MARK, APLOG_ERR, APR_ENOENT, c->server,
                  "PSP0414: the database lacks the schema pubsubpull, or its role may not use it "
                  "(%s): psql -v ON_ERROR_STOP=1 -f sql/roles.sql -f sql/install.sql",
