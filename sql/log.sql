@@ -149,7 +149,7 @@ DECLARE
   depth CONSTANT int := pg_trigger_depth();
   rank CONSTANT int := position(op IN 'DELETE UPDATE INSERT'); -- the order in which one statement's triggers fire
   state text := current_setting('pubsubpull.nested', true);    -- per depth: the id below what was logged there
-  first bigint[] := CASE WHEN state ~ '^\{[0-9NUL,]+\}$' THEN state ELSE '{}' END;
+  first bigint[] := CASE WHEN state ~ E'^\\{[0-9NUL,]+\\}$' THEN string_to_array(translate(state, '{}', ''), ',', 'NULL')::bigint[] ELSE '{}' END; -- whatever array_nulls is
   shut text[] := regexp_match(current_setting('pubsubpull.shut', true), '^([0-9]+) ([0-9]+) ([0-9]+)$'); -- depth, id, rank
   inner_id bigint := (SELECT min(f) FROM unnest(first[depth + 1:]) f);
   late bigint;

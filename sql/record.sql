@@ -255,7 +255,7 @@ BEGIN
     channel := 'application_name';
   ELSE
     name := substring(right(current_query(), 2000) FROM -- some clients double the percent sign
-      '/\*[^*]*tracestate=''(?:[^''*]*(?:,|%2[Cc])(?:\s|%20)*)?psp%{1,2}3[Dd]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?![0-9A-Za-z-])[^''*]*''[^*]*\*/\s*;?\s*$');
+      E'/\\*[^*]*tracestate=''(?:[^''*]*(?:,|%2[Cc])(?:\\s|%20)*)?psp%{1,2}3[Dd]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?![0-9A-Za-z-])[^''*]*''[^*]*\\*/\\s*;?\\s*$');
     IF name IS NOT NULL AND EXISTS (SELECT FROM pg_prepared_statements p WHERE NOT p.from_sql AND p.statement = current_query()) THEN
       unattributed := 'prepared'; -- whichever request it was prepared in, it is not known whether it is this one
     ELSIF name IS NOT NULL THEN

@@ -40,7 +40,7 @@ BEGIN
     RETURN value;
   END IF;
   RETURN (SELECT string_agg(CASE WHEN ch ~ '^[A-Za-z0-9._~-]$' THEN ch
-                   ELSE regexp_replace(upper(encode(convert_to(ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY n)
+                   ELSE regexp_replace(upper(encode(convert_to(ch, 'UTF8'), 'hex')), '(..)', E'%\\1', 'g') END, '' ORDER BY n)
           FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(ch, n));
 END $$;
 COMMENT ON FUNCTION pubsubpull.percent_encode(text) IS
@@ -55,7 +55,7 @@ BEGIN
   IF value ~ '%(?![0-9A-Fa-f]{2})' OR value ~ '%00' THEN
     PERFORM pubsubpull.problem(400, 'bad-encoding', format('%L is not percent-encoded text.', value));
   END IF;
-  RETURN convert_from((SELECT string_agg(CASE WHEN part[1] LIKE '\%__' THEN decode(substr(part[1], 2), 'hex')
+  RETURN convert_from((SELECT string_agg(CASE WHEN part[1] LIKE E'\\%__' THEN decode(substr(part[1], 2), 'hex')
                                  ELSE convert_to(part[1], 'UTF8') END, ''::bytea ORDER BY n)
                        FROM regexp_matches(value, '%[0-9A-Fa-f]{2}|[^%]+', 'g') WITH ORDINALITY AS m(part, n)), 'UTF8');
 EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN

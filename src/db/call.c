@@ -30,6 +30,11 @@ int psp_statement_ms(apr_interval_time_t timeout)
     return ms < 1 ? 1 : ms > APR_INT32_MAX ? APR_INT32_MAX : (int)ms;
 }
 
+/* What functions rely on, whatever an administrator has set for the role: how strings and names are written. */
+#define PSP_SETTINGS                                                                               \
+    "; SET standard_conforming_strings = on; SET quote_all_identifiers = off; SET array_nulls = "  \
+    "on"
+
 /* Returns false when libpq did not take it. Nothing of a call that follows from a failure here can
  * have an effect: the Sync that commits goes last. */
 static int send_next(psp_conn_t *c)
@@ -37,9 +42,10 @@ static int send_next(psp_conn_t *c)
     const psp_statement_t *st = c->statement;
 
     if (c->server_ms != st->server_ms) {
-        char set[64];
+        char set[256];
 
-        (void)snprintf(set, sizeof(set), "SET statement_timeout = %d", st->server_ms);
+        (void)snprintf(set, sizeof(set), "SET statement_timeout = %d%s", st->server_ms,
+                       c->server_ms < 0 ? PSP_SETTINGS : "");
         c->phase = PSP_CONN_SETTING;
         return PQsendQuery(c->pg, set);
     }
