@@ -120,17 +120,18 @@ static int get_changes(psp_call_t *c)
 
         return psp_pull_events(c, psp_walk_make(c, names,
                                                 last && *last ? last : psp_web_query(c, "since"),
-                                                NULL, "events"));
+                                                NULL, "events", 1));
     }
     if (strcmp(c->type, "application/json") != 0) {
-        return psp_pull_lines(
-            c,
-            psp_walk_make(c, names, psp_web_query(c, "since"), psp_web_query(c, "wait"), "lines"),
-            wait);
+        return psp_pull_lines(c,
+                              psp_walk_make(c, names, psp_web_query(c, "since"),
+                                            psp_web_query(c, "wait"), "lines", wait > 0),
+                              wait);
     }
-    return send_page(
-        c, psp_walk_make(c, names, psp_web_query(c, "since"), psp_web_query(c, "wait"), "page"),
-        wait);
+    return send_page(c,
+                     psp_walk_make(c, names, psp_web_query(c, "since"), psp_web_query(c, "wait"),
+                                   "page", wait > 0),
+                     wait);
 }
 
 static const char *const changes_query[] = {"since", "limit", "on", "request", "wait", NULL};

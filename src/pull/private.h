@@ -135,6 +135,8 @@ void psp_share_register_hooks(apr_pool_t *p);
 /** Call SQL, or wait for somebody who does. What is returned must be released. */
 psp_shared_t *psp_share_call(psp_call_t *c, apr_uint32_t tick, const char *call, int n,
                              const char *const *params);
+/** The same for who does not wait yet: nothing that was committed before is missing. NULL: ask alone. */
+psp_shared_t *psp_share_first(psp_call_t *c, const char *call, int n, const char *const *params);
 void psp_share_release(psp_shared_t *shared);
 
 /* --- walk.c: one request's way through the log --- */
@@ -153,9 +155,9 @@ enum {
 
 typedef struct psp_walk_t psp_walk_t;
 
-/** since NULL: the beginning; form: page, lines or events */
+/** since NULL: the beginning; form: page, lines or events; waits: probably with others */
 psp_walk_t *psp_walk_make(psp_call_t *c, const char *names, const char *since, const char *wait,
-                          const char *form);
+                          const char *form, int waits);
 /** The next changes, if any: one call. */
 psp_result_t psp_walk_poll(psp_walk_t *f);
 /** Polls until there are changes, or none now. */

@@ -15,7 +15,8 @@ typedef struct psp_answer_t {
     const char **params;
     int n;
     apr_uint32_t tick;
-    int done;
+    int is_first; /* of no tick: for those who came before it began */
+    int begun, done;
     int users; /* it goes with the last one, once its tick is over */
     struct psp_answer_t *next;
 } psp_answer_t;
@@ -82,7 +83,7 @@ static void sweep(apr_uint32_t tick)
     while (*at) {
         psp_answer_t *a = *at;
 
-        if (a->users || a->tick == tick) {
+        if (a->users || (!a->is_first && a->tick == tick)) {
             at = &a->next;
             continue;
         }
@@ -92,17 +93,48 @@ static void sweep(apr_uint32_t tick)
 }
 
 /* A failure is shared by those who waited for it, and by nobody who comes later. */
-static psp_answer_t *find(const char *call, int n, const char *const *params, apr_uint32_t tick)
+static int is_open(const psp_answer_t *a, apr_uint32_t tick)
 {
-    psp_answer_t *a;
+    return !a->is_first && a->tick == tick && (!a->done || a->shared.result.rv == APR_SUCCESS);
+}
 
-    for (a = answers; a; a = a->next) {
-        if (a->tick == tick && (!a->done || a->shared.result.rv == APR_SUCCESS) &&
-            is_for(a, call, n, params)) {
-            return a;
-        }
+/* Somebody else's, which is done when this returns. Call with the mutex held. */
+static psp_shared_t *use(psp_answer_t *a)
+{
+    a->users++;
+    while (!a->done) {
+        apr_thread_cond_wait(answered, mutex); /* whoever asks has a deadline */
     }
-    return NULL;
+    apr_thread_mutex_unlock(mutex);
+    return &a->shared;
+}
+
+/* Call with the mutex held, which this gives back. */
+static psp_shared_t *ask(psp_call_t *c, psp_answer_t *a)
+{
+    psp_result_t *result = &a->shared.result;
+
+    a->begun = 1;
+    apr_thread_mutex_unlock(mutex);
+    psp_turns_pause();
+    *result = psp_web_call_in(c, a->p, a->call, a->n, a->params, &a->shared.rows);
+    psp_turns_resume();
+    if (result->rv != APR_SUCCESS) { /* what it says may be in the memory of this request */
+        result->type = apr_pstrdup(a->p, result->type);
+        result->detail = apr_pstrdup(a->p, result->detail);
+    }
+    apr_thread_mutex_lock(mutex);
+    a->done = 1;
+    apr_thread_cond_broadcast(answered);
+    apr_thread_mutex_unlock(mutex);
+    return &a->shared;
+}
+
+static psp_answer_t *add(psp_answer_t *a)
+{
+    a->next = answers;
+    answers = a;
+    return a;
 }
 
 psp_shared_t *psp_share_call(psp_call_t *c, apr_uint32_t tick, const char *call, int n,
@@ -112,27 +144,44 @@ psp_shared_t *psp_share_call(psp_call_t *c, apr_uint32_t tick, const char *call,
 
     apr_thread_mutex_lock(mutex);
     sweep(tick);
-    a = find(call, n, params, tick);
-    if (a) {
-        a->users++;
-        while (!a->done) {
-            apr_thread_cond_wait(answered, mutex); /* whoever asks has a deadline */
+    for (a = answers; a; a = a->next) {
+        if (is_open(a, tick) && is_for(a, call, n, params)) {
+            return use(a);
         }
-        apr_thread_mutex_unlock(mutex);
-        return &a->shared;
     }
-    a = make(call, n, params, tick);
-    a->next = answers;
-    answers = a;
-    apr_thread_mutex_unlock(mutex);
-    psp_turns_pause();
-    a->shared.result = psp_web_call_in(c, a->p, call, n, params, &a->shared.rows);
-    psp_turns_resume();
+    return ask(c, add(make(call, n, params, tick)));
+}
+
+/* One call is under way at a time. Who comes meanwhile has the next one in common, for the database is
+ * not to be seen as it was before they came. */
+psp_shared_t *psp_share_first(psp_call_t *c, const char *call, int n, const char *const *params)
+{
+    psp_answer_t *before = NULL;
+    psp_answer_t *a;
+
+    if (!mutex) {
+        return NULL;
+    }
     apr_thread_mutex_lock(mutex);
-    a->done = 1;
-    apr_thread_cond_broadcast(answered);
-    apr_thread_mutex_unlock(mutex);
-    return &a->shared;
+    for (a = answers; a; a = a->next) {
+        if (!a->is_first || a->done || !is_for(a, call, n, params)) {
+            continue;
+        }
+        if (!a->begun) {
+            return use(a);
+        }
+        before = a;
+    }
+    a = add(make(call, n, params, 0));
+    a->is_first = 1;
+    if (before) {
+        before->users++;
+        while (!before->done) {
+            apr_thread_cond_wait(answered, mutex);
+        }
+        before->users--; /* it goes with one that is released */
+    }
+    return ask(c, a);
 }
 
 void psp_share_release(psp_shared_t *shared)

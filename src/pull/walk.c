@@ -13,32 +13,40 @@ enum { BASE, NAME, KEY, NAMES, SINCE, LIMIT, ON, REQUEST, WAIT, FORM, TARGET, PA
 struct psp_walk_t {
     psp_call_t *c;
     const char *params[PARAMS];
-    int started;
+    int started, waits;
     int tail; /* the last poll ended a batch that had begun before it: newer changes are not in it */
     psp_waiter_t *waiter; /* NULL: alone */
+    psp_shared_t *first;  /* the first answer, when it waits */
     psp_shared_t *shared; /* the answer, when not alone */
     apr_pool_t *turns[2]; /* the answer, and the one before it, when alone */
     int turn;
     const psp_rows_t *rows;
 };
 
-static apr_status_t release(void *baton)
+static void release(psp_shared_t **shared)
+{
+    if (*shared) {
+        psp_share_release(*shared);
+        *shared = NULL;
+    }
+}
+
+static apr_status_t release_all(void *baton)
 {
     psp_walk_t *f = baton;
 
-    if (f->shared) {
-        psp_share_release(f->shared);
-        f->shared = NULL;
-    }
+    release(&f->first);
+    release(&f->shared);
     return APR_SUCCESS;
 }
 
 psp_walk_t *psp_walk_make(psp_call_t *c, const char *names, const char *since, const char *wait,
-                          const char *form)
+                          const char *form, int waits)
 {
     psp_walk_t *f = apr_pcalloc(c->r->pool, sizeof(*f));
 
     f->c = c;
+    f->waits = waits;
     f->params[BASE] = c->base;
     f->params[NAME] = c->nsegments > 2 ? c->segments[1] : NULL;
     f->params[KEY] = c->nsegments > 4 ? c->raw_segments[3] : NULL;
@@ -51,7 +59,7 @@ psp_walk_t *psp_walk_make(psp_call_t *c, const char *names, const char *since, c
     f->params[FORM] = form;
     apr_pool_create(&f->turns[0], c->r->pool);
     apr_pool_create(&f->turns[1], c->r->pool);
-    apr_pool_cleanup_register(c->r->pool, f, release, apr_pool_cleanup_null);
+    apr_pool_cleanup_register(c->r->pool, f, release_all, apr_pool_cleanup_null);
     return f;
 }
 
@@ -61,7 +69,7 @@ static psp_result_t poll_shared(psp_walk_t *f)
     apr_uint32_t tick = psp_watch_arm(f->waiter, &f->params[TARGET]);
     psp_shared_t *shared = psp_share_call(f->c, tick, CALL, PARAMS, f->params);
 
-    release(f);
+    release(&f->shared);
     f->shared = shared;
     f->rows = shared->rows;
     return shared->result;
@@ -75,6 +83,18 @@ static psp_result_t poll_alone(psp_walk_t *f)
     return psp_web_call_in(f->c, p, CALL, PARAMS, f->params, &f->rows);
 }
 
+/* It finds out how the table is spelled. */
+static psp_result_t poll_first(psp_walk_t *f)
+{
+    if (f->waits && (f->first = psp_share_first(f->c, CALL, PARAMS, f->params))) {
+        f->rows = f->first->rows;
+        if (f->first->result.http != HTTP_PERMANENT_REDIRECT) {
+            return f->first->result;
+        }
+    }
+    return psp_web_ask(f->c, CALL, PARAMS, f->params, &f->rows);
+}
+
 psp_result_t psp_walk_poll(psp_walk_t *f)
 {
     int was_more = f->rows && psp_walk_more(f);
@@ -86,8 +106,8 @@ psp_result_t psp_walk_poll(psp_walk_t *f)
     else if (f->started) {
         result = poll_alone(f);
     }
-    else { /* the first one finds out how the table is spelled */
-        result = psp_web_ask(f->c, CALL, PARAMS, f->params, &f->rows);
+    else {
+        result = poll_first(f);
     }
     f->started = 1;
     if (result.rv == APR_SUCCESS) {
