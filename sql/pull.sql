@@ -503,7 +503,7 @@ BEGIN
     url := concat(url, '/rows/', row_key);
   END IF;
   p := pubsubpull.parse_since(since);
-  PERFORM pubsubpull.keep_memory(), pubsubpull.check_whole(p, tables, name IS NOT NULL);
+  PERFORM pubsubpull.keep_memory();
   status := 200;
   given := p.upto IS NOT NULL;
   IF pubsubpull.lags(p) THEN
@@ -515,10 +515,12 @@ BEGIN
     RETURN;
   END IF;
   p := pubsubpull.begin_batch(p, target::pubsubpull.position);
+  PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL); -- after the batch began: it may be published anew meanwhile
   r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   IF given AND r.last_id IS NULL THEN -- the cursor stood at the end of its batch
     given := false;
     p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
+    PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
     r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   END IF;
   n := r.n;
