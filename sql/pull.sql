@@ -408,7 +408,7 @@ COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that th
 -- may come, and they are read again. Line breaks that a value of type json may have between its tokens would end a line.
 CREATE OR REPLACE FUNCTION pubsubpull.changes_read(p pubsubpull.position, tables int[], row_key text, request uuid, types "char"[], base text, form text, most int,
   OUT body text, OUT n int, OUT last_id bigint, OUT more boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
   fit bigint := 4 * most_bytes / most;
