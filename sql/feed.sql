@@ -212,25 +212,28 @@ LANGUAGE plpgsql VOLATILE ROWS 500 SET search_path = pg_catalog, pg_temp SET jit
 SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   first_xid CONSTANT xid8 := p.since_next::text::xid8;
-  end_xid CONSTANT xid8 := pg_snapshot_xmax(p.upto);
-  first_id CONSTANT bigint := greatest(p.since_id, p.after_id);
+  upto CONSTANT pg_snapshot := p.upto; -- fields of p cost more at each row
+  end_xid CONSTANT xid8 := pg_snapshot_xmax(upto);
+  top_id CONSTANT bigint := p.top_id;
+  after_id CONSTANT bigint := p.after_id;
+  first_id CONSTANT bigint := greatest(p.since_id, after_id);
   open_xids CONSTANT xid8[] := ARRAY(
     SELECT x FROM (SELECT * FROM pg_snapshot_xip(p.since)
                    UNION ALL SELECT n::text::xid8 FROM generate_series(pg_snapshot_xmax(p.since)::text::bigint, p.since_next - 1) n) o(x)
-    WHERE pg_visible_in_snapshot(x, p.upto));
+    WHERE pg_visible_in_snapshot(x, upto));
 BEGIN
-  IF p.top_id <= first_id AND open_xids = '{}' THEN
+  IF top_id <= first_id AND open_xids = '{}' THEN
     NULL; -- nothing can have come
-  ELSIF p.top_id - first_id <= least(2000, 20 * cardinality(tables)) THEN
+  ELSIF top_id - first_id <= least(2000, 20 * cardinality(tables)) THEN
     RETURN QUERY -- the sum keeps the planner from looking for each table
       SELECT u.* FROM (
         SELECT * FROM pubsubpull.change l
-        WHERE l.xid >= first_xid AND l.xid < end_xid AND l.id > first_id AND l.id <= p.top_id AND pg_visible_in_snapshot(l.xid, p.upto)
+        WHERE l.xid >= first_xid AND l.xid < end_xid AND l.id > first_id AND l.id <= top_id AND pg_visible_in_snapshot(l.xid, upto)
           AND l.table_id + 0 = ANY (tables)
         UNION ALL
         SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
           SELECT * FROM pubsubpull.change l
-          WHERE l.xid = x AND l.id > p.after_id AND l.table_id + 0 = ANY (tables)
+          WHERE l.xid = x AND l.id > after_id AND l.table_id + 0 = ANY (tables)
           ORDER BY l.id LIMIT most) c) u
       ORDER BY u.id LIMIT most;
   ELSE
@@ -238,12 +241,12 @@ BEGIN
       SELECT u.* FROM (
         SELECT c.* FROM unnest(tables) t CROSS JOIN LATERAL (
           SELECT * FROM pubsubpull.change l
-          WHERE l.table_id = t AND l.id > first_id AND l.id <= p.top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, p.upto)
+          WHERE l.table_id = t AND l.id > first_id AND l.id <= top_id AND l.xid >= first_xid AND pg_visible_in_snapshot(l.xid, upto)
           ORDER BY l.id LIMIT most) c
         UNION ALL
         SELECT c.* FROM unnest(open_xids) x CROSS JOIN LATERAL (
           SELECT * FROM pubsubpull.change l
-          WHERE l.xid = x AND l.id > p.after_id AND l.table_id + 0 = ANY (tables)
+          WHERE l.xid = x AND l.id > after_id AND l.table_id + 0 = ANY (tables)
           ORDER BY l.id LIMIT most) c) u
       ORDER BY u.id LIMIT most;
   END IF;

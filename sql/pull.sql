@@ -408,7 +408,7 @@ COMMENT ON FUNCTION pubsubpull.parse_types(text) IS 'The types of change that th
 -- may come, and they are read again. Line breaks that a value of type json may have between its tokens would end a line.
 CREATE OR REPLACE FUNCTION pubsubpull.changes_read(p pubsubpull.position, tables int[], row_key text, request uuid, types "char"[], base text, form text, most int,
   OUT body text, OUT n int, OUT last_id bigint, OUT more boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   most_bytes CONSTANT bigint := CASE WHEN form = 'page' THEN 16000000 ELSE 1000000 END;
   fit bigint := 4 * most_bytes / most;
@@ -503,7 +503,7 @@ BEGIN
     url := concat(url, '/rows/', row_key);
   END IF;
   p := pubsubpull.parse_since(since);
-  PERFORM pubsubpull.keep_memory(), pubsubpull.check_whole(p, tables, name IS NOT NULL);
+  PERFORM pubsubpull.keep_memory();
   status := 200;
   given := p.upto IS NOT NULL;
   IF pubsubpull.lags(p) THEN
@@ -515,10 +515,12 @@ BEGIN
     RETURN;
   END IF;
   p := pubsubpull.begin_batch(p, target::pubsubpull.position);
+  PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL); -- after the batch began: it may be published anew meanwhile
   r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   IF given AND r.last_id IS NULL THEN -- the cursor stood at the end of its batch
     given := false;
     p := pubsubpull.begin_batch(pubsubpull.end_batch(p), target::pubsubpull.position);
+    PERFORM pubsubpull.check_whole(p, tables, name IS NOT NULL);
     r := pubsubpull.changes_read(p, tables, row_key, request_id, types, base, form, most);
   END IF;
   n := r.n;

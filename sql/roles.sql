@@ -59,7 +59,7 @@ BEGIN
   EXECUTE format('GRANT USAGE, CREATE ON SCHEMA pubsubpull TO %I', owner);
   FOR command IN
     SELECT format('ALTER %s %s OWNER TO %I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass, owner) FROM pg_class c
-    WHERE c.relnamespace = space AND (c.relkind IN ('r', 'p') OR c.relkind = 'S' AND NOT EXISTS (
+    WHERE c.relnamespace = space AND (c.relkind IN ('r', 'p', 'v') OR c.relkind = 'S' AND NOT EXISTS (
       SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0))
     UNION ALL
     SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, owner) FROM pg_proc p WHERE p.pronamespace = space

@@ -167,6 +167,21 @@ is($answer->status, 410, 'a cursor from before a gap is gone');
 is($answer->link('rows'), $httpd->url("$tables/public.customer/rows/"), 'with a link to the rows');
 is($answer->link('first'), $httpd->url("$tables/public.customer/changes/"), 'and one to the beginning');
 
+# Memory that a page took is there for the next one: it is not handed to the system and fetched again
+$psp->publish('public.many', 'id int PRIMARY KEY, words text');
+$pg->sql(q{INSERT INTO many SELECT g, repeat('words ', 40) FROM generate_series(1, 1000) g});
+sub faults {    # minor page faults of the sessions that serve
+    my $n = 0;
+    $n += (split ' ', slurp("/proc/$_/stat") =~ s/.*\)//sr)[7] for map { $_->[0] } @{ $pg->admin->dbh->selectall_arrayref(q{SELECT pid FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND application_name = 'pubsubpull'}) };
+    return $n;
+}
+for my $what (qw(rows changes)) {
+    get("public.many/$what/") for 1 .. 3;
+    my $before = faults();
+    get("public.many/$what/") for 1 .. 10;
+    cmp_ok(faults() - $before, '<', 200, "ten pages of 1,000 $what fault in few of the memory's pages");
+}
+
 # Row-level security: policies know who pulls
 $psp->publish('public.note', 'id int PRIMARY KEY, owner text, words text');
 $pg->sql(q{INSERT INTO note VALUES (1, 'alice', 'a'), (2, 'bob', 'b'), (3, 'alice', 'c')});
