@@ -312,7 +312,7 @@ static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g
 
 /* What a read or a probe says beside its rows. The generation moves when a subscription is being changed, and the
  * change can be seen some time later. */
-static void take_news(psp_child_t *c, const char *generation, const char *last_id)
+static void take_signs(psp_child_t *c, const char *generation, const char *last_id)
 {
     psp_feed_t *f = c->feed;
 
@@ -346,7 +346,7 @@ static void take_rows(psp_child_t *c, const psp_rows_t *rows)
         if (g >= 0 && g < f->ngroups) {
             take_position(c, rows, row, g, &end);
         }
-        take_news(c, psp_rows_get(rows, row, GENERATION), psp_rows_get(rows, row, LAST_ID));
+        take_signs(c, psp_rows_get(rows, row, GENERATION), psp_rows_get(rows, row, LAST_ID));
     }
     psp_pos_drop(end);
 }
@@ -514,7 +514,7 @@ static void probe_done(void *baton, const psp_result_t *result, const psp_rows_t
         f->probed = 1;
         f->due_at = c->now;
     }
-    take_news(c, psp_rows_get(rows, 0, P_GENERATION), psp_rows_get(rows, 0, P_LAST_ID));
+    take_signs(c, psp_rows_get(rows, 0, P_GENERATION), psp_rows_get(rows, 0, P_LAST_ID));
 }
 
 static void probe(psp_child_t *c, const char *position)
@@ -554,13 +554,15 @@ void psp_feed_step(psp_child_t *c)
 {
     psp_feed_t *f = c->feed;
     const char *position;
+    apr_interval_time_t gap;
     apr_int64_t when;
 
     if (f->calling || f->probing || c->stopping || !psp_gate_open(c) || !psp_renew_valid(c) ||
         psp_saver_owes(c)) {
         return;
     }
-    when = f->woken && f->sent_at + f->gap < f->due_at ? f->sent_at + f->gap : f->due_at;
+    gap = psp_share_holds(c) ? POLL : f->gap;
+    when = f->woken && f->sent_at + gap < f->due_at ? f->sent_at + gap : f->due_at;
     when = when < f->not_before ? f->not_before : when;
     if (c->now < when) {
         psp_child_want(c, when);

@@ -582,6 +582,8 @@ psp_share_t *psp_share_make(psp_child_t *c);
 void psp_share_step(psp_child_t *c);
 /** The highest id that anybody drew for a change. */
 void psp_share_made(psp_child_t *c, apr_int64_t id);
+/** Processors are scarce: nothing is to be done more often than need be. */
+int psp_share_holds(const psp_child_t *c);
 /** It gets much, and that has to wait a little. */
 int psp_share_rests(const psp_child_t *c, const psp_sub_t *sub);
 /** Changes are read now for some that get much. */

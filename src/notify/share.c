@@ -74,6 +74,11 @@ void psp_share_made(psp_child_t *c, apr_int64_t id)
     c->share->made_at = c->now;
 }
 
+int psp_share_holds(const psp_child_t *c)
+{
+    return c->share->pace.limit > 0;
+}
+
 int psp_share_rests(const psp_child_t *c, const psp_sub_t *sub)
 {
     return sub->much && c->share->resting && sub->seen_at &&
