@@ -118,6 +118,21 @@ $pg->sql('INSERT INTO t VALUES (21, 0)');
 wait_until { reached(21) == 18 } 5, 'the next event';
 is(reached(21), 18, 'a long-poll is over after one answer');
 
+# Many come at once: those who ask the same have one call in common, as long as it is under way, and the next for who comes meanwhile
+$next = now();
+my $busy = sub { return ($httpd->get('/server-status?auto')->body =~ /^BusyWorkers: (\d+)/m)[0] };
+my $lock = $pg->admin->dbh(AutoCommit => 0);
+$lock->do('LOCK TABLE pubsubpull.published');
+my @same = map { ask("$next&wait=60") } 1 .. 20;
+wait_until { $busy->() > 20 } 10, 'all to have come';
+cmp_ok($pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND wait_event_type = 'Lock' AND query LIKE '%changes_get(%'}),
+    '<=', 2, 'a call of each process');
+$lock->disconnect;
+wait_until { $busy->() == 1 } 10, 'all to wait';
+$pg->sql('INSERT INTO t VALUES (22, 0)');
+wait_until { 20 == grep { got($_) =~ /"changes":\[\{.*"key":\{"id":22\}/ } @same } 5, 'the change for all';
+pass('all hear of the next change');
+
 # Too many
 my @more = map { ask(now() . '&wait=60') } 1 .. 30;
 wait_until { scalar grep { got($_) =~ /^HTTP\/1\.1 503 / } @more } 5, 'a refusal';
@@ -132,22 +147,6 @@ is($httpd->get('/pubsubpull/tables/public.t/rows/1', @as)->status, 200, 'others 
 close $_ for @crowd, @more;
 wait_until { my $probe = ask(now() . '&wait=60'); sleep 0.1; my $ok = got($probe) !~ /503/; close $probe; $ok } 10, 'a place';
 pass('the places of those who left are free again');
-
-# Many come at once: those who ask the same have one call in common, as long as it is under way, and the next for who comes meanwhile
-$next = now();
-my $busy = sub { return ($httpd->get('/server-status?auto')->body =~ /^BusyWorkers: (\d+)/m)[0] };
-my $lock = $pg->admin->dbh(AutoCommit => 0);
-$lock->do('LOCK TABLE pubsubpull.published');
-@crowd = map { ask("$next&wait=60") } 1 .. 20;
-wait_until { $busy->() > 20 } 10, 'all to have come';
-cmp_ok($pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'pubsubpull_httpd' AND wait_event_type = 'Lock' AND query LIKE '%changes_get(%'}),
-    '<=', 2, 'a call of each process');
-$lock->disconnect;
-wait_until { $busy->() == 1 } 10, 'all to wait';
-is(reached(22), 0, 'nothing yet');
-$pg->sql('INSERT INTO t VALUES (22, 0)');
-wait_until { reached(22) == 20 } 5, 'the change for all';
-pass('all hear of the next change');
 
 # The database away while they wait
 $next = now();
