@@ -12,8 +12,9 @@
 #include "notify/private.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,6 +27,7 @@
 #define YIELD_MAX apr_time_from_sec(60)
 #define NICE_LIMIT 20 /* of RLIMIT_NICE: one may go back to 0 */
 #define BEHIND apr_time_from_sec(30)
+#define STAT_MAX 65536 /* of /proc/stat: where the processors are */
 
 static int autogroup =
     -1; /* where sessions share first, and the processes of each only then; as root opened it */
@@ -41,8 +43,10 @@ struct psp_share_t {
     apr_int64_t behind;
     apr_int64_t made, made_at; /* the latest id in the log, and when it was that */
     int stat, schedstat;       /* files of /proc, -1: not here */
-    int processors;
-    apr_int64_t tick; /* microseconds in one of /proc/stat */
+    char *text;                /* of the former */
+    cpu_set_t cpus;            /* that we may use */
+    int processors;            /* how many that are */
+    apr_int64_t tick;          /* microseconds in one of /proc/stat */
 };
 
 void psp_share_begin(void)
@@ -56,12 +60,13 @@ void psp_share_begin(void)
 psp_share_t *psp_share_make(psp_child_t *c)
 {
     psp_share_t *s = apr_pcalloc(c->p, sizeof *s);
-    long processors = sysconf(_SC_NPROCESSORS_ONLN), ticks = sysconf(_SC_CLK_TCK);
+    long ticks = sysconf(_SC_CLK_TCK);
     apr_int64_t kept = c->config->retention > 0 ? apr_time_from_sec(c->config->retention) : 0;
 
     s->stat = open("/proc/stat", O_RDONLY | O_CLOEXEC);
     s->schedstat = open("/proc/self/schedstat", O_RDONLY | O_CLOEXEC);
-    s->processors = processors > 0 ? (int)processors : 1;
+    s->text = apr_palloc(c->p, STAT_MAX);
+    s->processors = sched_getaffinity(0, sizeof s->cpus, &s->cpus) == 0 ? CPU_COUNT(&s->cpus) : 0;
     s->tick = APR_USEC_PER_SEC / (ticks > 0 ? ticks : 100);
     s->behind =
         kept && kept / 10 < BEHIND ? kept / 10 : BEHIND; /* none shall lose its place by it */
@@ -92,28 +97,51 @@ void psp_share_read(psp_child_t *c)
 
 /* --- What there is to be seen --- */
 
-/* The numbers after a word at the beginning of a file; how many there were. */
-static int read_numbers(int file, apr_int64_t *numbers, int most)
+/* The beginning of a file as text; false: it cannot be read. */
+static int read_text(int file, char *text, apr_size_t room)
 {
-    char text[256], *at = text, *end;
-    ssize_t length = file < 0 ? -1 : pread(file, text, sizeof text - 1, 0);
-    int n;
+    ssize_t length = file < 0 ? -1 : pread(file, text, room - 1, 0);
 
-    if (length <= 0) {
-        return 0;
+    text[length > 0 ? length : 0] = '\0';
+    return length > 0;
+}
+
+/* Where others wait for a disk a processor is idle as well. -1: it is not known of all that we may use. */
+static apr_int64_t idle(const psp_share_t *s)
+{
+    apr_int64_t ticks = 0;
+    const char *line = s->text;
+    int known = 0;
+
+    if (s->processors == 0 || !read_text(s->stat, s->text, STAT_MAX)) {
+        return -1;
     }
-    text[length] = '\0';
-    while (*at && (*at < '0' || *at > '9')) {
-        at++;
-    }
-    for (n = 0; n < most; n++) {
-        numbers[n] = (apr_int64_t)strtoll(at, &end, 10);
-        if (end == at) {
-            break;
+    for (; strncmp(line, "cpu", 3) == 0 && strchr(line, '\n'); line = strchr(line, '\n') + 1) {
+        long long of[5]; /* user, nice, system, idle, iowait */
+        int cpu;
+
+        if (line[3] != ' ' && /* the sum */
+            sscanf(line, "cpu%d %lld %lld %lld %lld %lld", &cpu, &of[0], &of[1], &of[2], &of[3],
+                   &of[4]) == 6 &&
+            cpu < CPU_SETSIZE && CPU_ISSET((apr_size_t)cpu, &s->cpus)) {
+            ticks += of[3] + of[4];
+            known++;
         }
-        at = end;
     }
-    return n;
+    return known == s->processors ? ticks * s->tick : -1;
+}
+
+/* Microseconds. -1: not known. */
+static apr_int64_t waited(const psp_share_t *s)
+{
+    char text[128];
+    long long ran, waited_ns;
+
+    if (!read_text(s->schedstat, text, sizeof text) ||
+        sscanf(text, "%lld %lld", &ran, &waited_ns) != 2) {
+        return -1;
+    }
+    return waited_ns / 1000;
 }
 
 static apr_int64_t used(void)
@@ -124,22 +152,19 @@ static apr_int64_t used(void)
     return (apr_int64_t)t.tv_sec * APR_USEC_PER_SEC + t.tv_nsec / 1000;
 }
 
-/* Where others wait for a disk a processor is idle as well. */
 static void look(psp_child_t *c, int closely)
 {
-    enum { IDLE = 3, IOWAIT };
     psp_share_t *s = c->share;
-    apr_int64_t of[IOWAIT + 1];
     psp_pace_seen_t seen = {
-        c->now, used(), -1, -1, s->made, s->made_at, s->processors,
+        .now = c->now,
+        .used = used(),
+        .waited = closely ? waited(s) : -1,
+        .idle = closely ? idle(s) : -1,
+        .made = s->made,
+        .made_at = s->made_at,
+        .processors = s->processors,
     };
 
-    if (closely && read_numbers(s->stat, of, IOWAIT + 1) > IOWAIT) {
-        seen.idle = (of[IDLE] + of[IOWAIT]) * s->tick;
-    }
-    if (closely && read_numbers(s->schedstat, of, 2) == 2) {
-        seen.waited = of[1] / 1000; /* it is in nanoseconds */
-    }
     psp_pace_look(&s->pace, &seen);
 }
 
