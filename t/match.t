@@ -182,6 +182,24 @@ admin('SELECT pubsubpull.record_late()');
 is(status($late), 200, 'when it is committed it is completed, too');
 is(admin(q{SELECT pubsubpull.record_requests($1)}, to_json([map { ended($_) } $late, $plain])), 2, 'recording them twice is recording them once');
 
+# The same by the way that is for reads alone
+my ($first, $open, $done) = map { new_id() } 1 .. 3;
+sub reads { return admin(q{SELECT pubsubpull.record_reads($1)}, to_json([map { ended($_) } @_])) }
+admin('UPDATE pubsubpull.request SET status = 200, claimed = NULL WHERE status IS NULL');    # none is awaited any more
+is(reads($first), 1, 'a read');
+is(reads($first, $done), 2, 'again, among others');
+is_deeply([map { status($_) } $first, $done], [200, 200], 'they are recorded');
+writes($open);
+$from = time;
+my $fresh = new_id();
+is(reads($open, $fresh), 1, 'a read that wrote what is not committed yet, and one that did not');
+cmp_ok(time - $from, '<', 2, 'nobody waits for the writer here either');
+$other->commit;
+is(status($open), undef, 'it is not complete when it is committed');
+is(reads($open, $fresh), 2, 'said again it is');
+is_deeply([map { status($_) } $open, $fresh], [200, 200], 'and all are recorded');
+admin('DELETE FROM pubsubpull.request_late');
+
 # Serializable transactions
 set(new_id());
 my @failed;
