@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- audit.sql: who changed what and when: requests and what they changed; the history of a row is in pull.sql.
+-- audit.sql: who changed what and when: requests and what they changed; the history of a row is in changes.sql.
 
 -- For the filters of /requests/. Newest first is the order of the primary key, whose ids begin with the time, and of all that end with the id.
 -- What most requests have, GET and 200, costs nothing, and is found by walking back.

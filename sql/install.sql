@@ -39,7 +39,8 @@ END $$;
 \ir log.sql
 \ir publish.sql
 \ir feed.sql
-\ir pull.sql
+\ir rows.sql
+\ir changes.sql
 \ir audit.sql
 \ir subscribe.sql
 \ir subscriptions.sql
