@@ -57,17 +57,29 @@ BEGIN
     RETURN;
   END IF;
   EXECUTE format('GRANT USAGE, CREATE ON SCHEMA pubsubpull TO %I', owner);
-  FOR command IN
-    SELECT format('ALTER %s %s OWNER TO %I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass, owner) FROM pg_class c
-    WHERE c.relnamespace = space AND (c.relkind IN ('r', 'p', 'v') OR c.relkind = 'S' AND NOT EXISTS (
-      SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0))
-    UNION ALL
-    SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, owner) FROM pg_proc p WHERE p.pronamespace = space
-    UNION ALL
-    SELECT format('ALTER TYPE %s OWNER TO %I', t.oid::regtype, owner) FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
-    WHERE t.typnamespace = space AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c'
-  LOOP
-    EXECUTE command;
+  FOR turn IN 1 .. 50 LOOP -- who works with these locks them in many orders: all are had at once, or none is held while the others go on
+    BEGIN
+      SET LOCAL lock_timeout = '100ms';
+      FOR command IN
+        SELECT format('ALTER %s %s OWNER TO %I', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass, owner) FROM pg_class c
+        WHERE c.relnamespace = space AND (c.relkind IN ('r', 'p', 'v') OR c.relkind = 'S' AND NOT EXISTS (
+          SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0))
+        UNION ALL
+        SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, owner) FROM pg_proc p WHERE p.pronamespace = space
+        UNION ALL
+        SELECT format('ALTER TYPE %s OWNER TO %I', t.oid::regtype, owner) FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+        WHERE t.typnamespace = space AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c'
+      LOOP
+        EXECUTE command;
+      END LOOP;
+      SET LOCAL lock_timeout = '5s';
+      EXIT;
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+      IF turn = 50 THEN
+        RAISE;
+      END IF;
+      PERFORM pg_sleep(0.1);
+    END;
   END LOOP;
   EXECUTE format('ALTER SCHEMA pubsubpull OWNER TO %I', owner);
 END $$;
