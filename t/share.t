@@ -31,4 +31,31 @@ $psp->pg->sql('INSERT INTO t SELECT g FROM generate_series(100, 40000) g');
 my %seen;
 ok(eval { wait_until { $seen{ levels() } = 1; $seen{$busy} } 10, 'it to give way'; 1 }, "others go first while there is much: $busy") or diag join ', ', sort keys %seen;
 ok(eval { wait_until { levels() eq $idle } 30, 'it to be as all others'; 1 }, 'until it is sent') or diag levels();
+
+# However much is sent, no writer ever waits for a lock of ours
+$psp->publish('public.w', 'id int PRIMARY KEY, n int');
+$psp->pg->sql('INSERT INTO w SELECT g, 0 FROM generate_series(1, 160) g');
+$psp->subscribe('w', { table => 'public.w', callback => $receiver->url('/w/{id}') });
+my @writers = map {
+    my $n = $_;
+    my $writer = fork // die $!;
+    if (!$writer) {
+        my ($dbh, $until) = ($psp->pg->dbh, time + 3);
+        while (time < $until) { $dbh->do('UPDATE w SET n = n + 1 WHERE id = ?', undef, 10 * $n + int rand 10) }
+        require POSIX;
+        POSIX::_exit(0);
+    }
+    $writer;
+} 0 .. 15;
+my ($looks, $waits) = (0, 0);
+while (my @left = grep { alive($_) } @writers) {
+    $looks++;
+    $waits += $psp->pg->admin->sql(q{SELECT count(*) FROM pg_stat_activity w WHERE w.usename = 'service' AND w.wait_event_type = 'Lock'
+        AND EXISTS (SELECT FROM unnest(pg_blocking_pids(w.pid)) b JOIN pg_stat_activity o ON o.pid = b WHERE o.usename = 'pubsubpull_httpd')});
+    sleep 0.01;
+    @writers = @left;
+}
+cmp_ok($looks, '>', 20, "16 writers were looked at $looks times");
+cmp_ok(scalar(() = $receiver->requests(qr{/w/})), '>', 10, 'while their changes were sent');
+is($waits, 0, 'and none waited for a session of httpd');
 finish;
