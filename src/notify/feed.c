@@ -1,21 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* feed.c: reads changes for all subscriptions at once, and for none that has enough in memory.
  *
- * Subscriptions at the same position are one group: a thousand idle ones cost one small read. Who has
- * too much waiting leaves its group and comes back by itself from where it stopped. One read is under way
- * at a time; what it returns is queued before the next is made. When all are at one place and nobody woke
- * us, a probe comes before the read: mostly there is nothing, and it costs little to find that out.
+ * One read is under way at a time, for groups of them (groups.c); what it returns is queued before the next is
+ * made. When all are at one place and nobody woke us, a probe comes before the read: mostly there is nothing, and
+ * it costs little to find that out.
  */
-#include "notify/private.h"
+#include "notify/groups.h"
 
 #include <apr_strings.h>
 #include <http_log.h>
 
-#include "core/json.h"
-
 APLOG_USE_MODULE(pubsubpull);
 
-#define GROUPS 8                       /* most groups in one read; the others take turns */
 #define POLL apr_time_from_msec(48)    /* without being woken */
 #define GAP_MIN apr_time_from_msec(1)  /* between reads when woken and there was something */
 #define GAP_MAX apr_time_from_msec(10) /* when there was nothing */
@@ -60,23 +56,12 @@ static const psp_news_columns_t columns = {.id = CHANGE,
                                            .batch = -1,
                                            .follows = -1};
 
-typedef struct group_t {
-    apr_array_header_t *ids; /* of int */
-    apr_int64_t versions;    /* added up */
-    psp_pos_t *before;       /* counted */
-} group_t;
-
 struct psp_feed_t {
-    apr_pool_t *read_p; /* of the read under way */
-    group_t groups[GROUPS];
-    int ngroups;
+    psp_groups_t groups; /* of the read under way */
     int calling;
-    int left_out; /* there were more groups than fit: read again at once */
-    int from;     /* id of the first subscription that was left out */
     int woken;
     int probing;
     int probed; /* there is something: read */
-    apr_uint32_t stamp;
     apr_int64_t sent_at, due_at, not_before;
     apr_interval_time_t gap;
     int most;         /* changes to ask for */
@@ -90,8 +75,7 @@ psp_feed_t *psp_feed_make(psp_child_t *c)
 {
     psp_feed_t *f = apr_pcalloc(c->p, sizeof *f);
 
-    apr_pool_create(&f->read_p, c->p);
-    apr_pool_tag(f->read_p, "psp_feed");
+    psp_groups_make(&f->groups, c->p);
     f->gap = GAP_MIN;
     f->most = MOST_FIRST;
     return f;
@@ -112,107 +96,6 @@ void psp_feed_unhold(psp_child_t *c, psp_sub_t *sub)
 int psp_feed_reading(const psp_child_t *c)
 {
     return c->feed->calling;
-}
-
-/* --- Who reads --- */
-
-static int readable(const psp_child_t *c, const psp_sub_t *sub)
-{
-    if (sub->state != PSP_SUB_ACTIVE || sub->held || psp_share_rests(c, sub)) {
-        return 0;
-    }
-    if (sub->down && (sub->queued || sub->unsaved)) { /* a page at a time, to probe with */
-        return 0;
-    }
-    if (c->bytes > PSP_TOTAL_BYTES) { /* slow receivers must not keep quick ones from reading */
-        return c->bytes < 2 * PSP_TOTAL_BYTES && sub->queued == 0;
-    }
-    return 1;
-}
-
-static void join(psp_child_t *c, psp_sub_t *sub)
-{
-    psp_feed_t *f = c->feed;
-    psp_pos_t *pos = sub->pos;
-
-    if (pos->stamp != f->stamp) {
-        if (f->ngroups == GROUPS) {
-            if (!f->left_out) {
-                f->left_out = 1;
-                f->from = sub->id;
-            }
-            return;
-        }
-        pos->stamp = f->stamp;
-        pos->group = f->ngroups;
-        f->groups[f->ngroups].versions = 0;
-        f->groups[f->ngroups].ids = apr_array_make(f->read_p, 8, sizeof(int));
-        f->groups[f->ngroups++].before = psp_pos_share(pos);
-    }
-    APR_ARRAY_PUSH(f->groups[pos->group].ids, int) = sub->id;
-    f->groups[pos->group].versions += sub->version;
-    sub->reading = pos->group + 1;
-    sub->from_at = sub->more ? sub->from_at : c->now;
-    if (sub->much) {
-        psp_share_read(c);
-    }
-}
-
-static void form_groups(psp_child_t *c)
-{
-    psp_feed_t *f = c->feed;
-    psp_sub_t *start = f->left_out ? psp_leases_find(c, f->from) : NULL;
-    psp_sub_t *sub;
-    int solo = 0;
-
-    apr_pool_clear(f->read_p);
-    f->ngroups = 0;
-    f->left_out = 0;
-    f->stamp++;
-    for (sub = psp_leases_first(c); sub; sub = sub->next) {
-        if (sub->suspect && !solo && sub->read_at <= c->now && readable(c, sub)) {
-            join(c, sub);
-            solo = 1;
-        }
-    }
-    if (solo) {
-        return;
-    }
-    start = start ? start : psp_leases_first(c);
-    for (sub = start; sub; sub = sub->next) {
-        if (!sub->suspect && readable(c, sub)) {
-            join(c, sub);
-        }
-    }
-    for (sub = psp_leases_first(c); sub != start; sub = sub->next) {
-        if (!sub->suspect && readable(c, sub)) {
-            join(c, sub);
-        }
-    }
-}
-
-static const char *write_groups(psp_feed_t *f)
-{
-    psp_json_t *j = psp_json_make(f->read_p, 1024);
-    int g, i;
-
-    psp_json_raw(j, "[");
-    for (g = 0; g < f->ngroups; g++) {
-        psp_json_raw(j, g ? ",{" : "{");
-        psp_json_name(j, "position");
-        psp_json_string(j, f->groups[g].before->text);
-        psp_json_name(j, "versions");
-        psp_json_int(j, f->groups[g].versions);
-        psp_json_name(j, "subscriptions"); /* as an array of SQL, which is quicker to read */
-        psp_json_raw(j, "\"{");
-        for (i = 0; i < f->groups[g].ids->nelts; i++) {
-            psp_json_raw(j, i ? "," : "");
-            psp_json_int(j, APR_ARRAY_IDX(f->groups[g].ids, i, int));
-        }
-        psp_json_raw(j, "}\"}");
-    }
-    psp_json_raw(j, "]");
-    return psp_json_text(j);
 }
 
 /* --- What was read --- */
@@ -266,7 +149,7 @@ static void arrive(psp_child_t *c, psp_sub_t *sub, psp_pos_t *pos, int more)
     if (moved && !sub->pages) {
         psp_saver_moved(c, sub);
     }
-    if (more && readable(c, sub)) {
+    if (more && psp_groups_wants(c, sub)) {
         c->feed->due_at = c->now;
     }
 }
@@ -275,7 +158,7 @@ static void arrive(psp_child_t *c, psp_sub_t *sub, psp_pos_t *pos, int more)
 static void take_position(psp_child_t *c, const psp_rows_t *rows, int row, int g, psp_pos_t **end)
 {
     psp_feed_t *f = c->feed;
-    group_t *group = &f->groups[g];
+    psp_group_t *group = &f->groups.at[g];
     const char *text = psp_rows_get(rows, row, POSITION);
     const char *value = psp_rows_get(rows, row, MORE);
     int more = value && *value == 't';
@@ -339,11 +222,11 @@ static void take_rows(psp_child_t *c, const psp_rows_t *rows)
         const char *value = psp_rows_get(rows, row, GROUP);
         int g = value ? atoi(value) : -1;
 
-        if (g >= 0 && g < f->ngroups && psp_rows_get(rows, row, SUBSCRIPTION)) {
+        if (g >= 0 && g < f->groups.n && psp_rows_get(rows, row, SUBSCRIPTION)) {
             take_event(c, rows, row, g);
             continue;
         }
-        if (g >= 0 && g < f->ngroups) {
+        if (g >= 0 && g < f->groups.n) {
             take_position(c, rows, row, g, &end);
         }
         take_signs(c, psp_rows_get(rows, row, GENERATION), psp_rows_get(rows, row, LAST_ID));
@@ -355,13 +238,13 @@ static void take_rows(psp_child_t *c, const psp_rows_t *rows)
 static void suspect(psp_child_t *c, const psp_result_t *result)
 {
     psp_feed_t *f = c->feed;
-    int alone = f->ngroups == 1 && f->groups[0].ids->nelts == 1;
+    int alone = f->groups.n == 1 && f->groups.at[0].ids->nelts == 1;
     int g, i;
 
     f->not_before = c->now + RETRY;
-    for (g = 0; g < f->ngroups; g++) {
-        for (i = 0; i < f->groups[g].ids->nelts; i++) {
-            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+    for (g = 0; g < f->groups.n; g++) {
+        for (i = 0; i < f->groups.at[g].ids->nelts; i++) {
+            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups.at[g].ids, i, int));
 
             if (!sub) {
                 continue;
@@ -394,9 +277,9 @@ static int count_members(const psp_child_t *c)
     const psp_feed_t *f = c->feed;
     int members = 0, g, i;
 
-    for (g = 0; g < f->ngroups && f->events >= MANY; g++) {
-        for (i = 0; i < f->groups[g].ids->nelts; i++) {
-            const psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+    for (g = 0; g < f->groups.n && f->events >= MANY; g++) {
+        for (i = 0; i < f->groups.at[g].ids->nelts; i++) {
+            const psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups.at[g].ids, i, int));
 
             members += sub && sub->reading == g + 1 && sub->came;
         }
@@ -411,9 +294,9 @@ static void part(psp_child_t *c, int failed)
     int members = failed ? 0 : count_members(c);
     int g, i;
 
-    for (g = 0; g < f->ngroups; g++) {
-        for (i = 0; i < f->groups[g].ids->nelts; i++) {
-            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups[g].ids, i, int));
+    for (g = 0; g < f->groups.n; g++) {
+        for (i = 0; i < f->groups.at[g].ids->nelts; i++) {
+            psp_sub_t *sub = psp_leases_find(c, APR_ARRAY_IDX(f->groups.at[g].ids, i, int));
 
             if (!sub || sub->reading != g + 1) {
                 continue;
@@ -423,9 +306,9 @@ static void part(psp_child_t *c, int failed)
             }
             sub->came = sub->reading = 0;
         }
-        psp_pos_drop(f->groups[g].before);
+        psp_pos_drop(f->groups.at[g].before);
     }
-    f->ngroups = 0;
+    f->groups.n = 0;
 }
 
 static void read_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
@@ -452,7 +335,7 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
         suspect(c, result);
     }
     part(c, result->rv != APR_SUCCESS);
-    if (f->left_out) {
+    if (f->groups.left_out) {
         f->due_at = c->now;
     }
 }
@@ -462,35 +345,13 @@ static void read_done(void *baton, const psp_result_t *result, const psp_rows_t 
 static int page_size(const psp_child_t *c)
 {
     const psp_feed_t *f = c->feed;
-    int members = 1, most = f->most, g;
+    int members = psp_groups_largest(&f->groups), most = f->most;
 
-    for (g = 0; g < f->ngroups; g++) {
-        members = f->groups[g].ids->nelts > members ? f->groups[g].ids->nelts : members;
-    }
     most = most > GROUP_EVENTS / members ? GROUP_EVENTS / members : most;
     if (c->bytes > PSP_TOTAL_BYTES && most > MOST_FIRST) {
         most = MOST_FIRST;
     }
     return most < 1 ? 1 : most;
-}
-
-/* The place where all are, NULL when nobody reads; false: they are at several, or one is to be read by itself. */
-static int one_place(const psp_child_t *c, const char **position)
-{
-    const psp_pos_t *pos = NULL;
-    psp_sub_t *sub;
-
-    for (sub = psp_leases_first(c); sub; sub = sub->next) {
-        if (!readable(c, sub)) {
-            continue;
-        }
-        if (sub->suspect || sub->more || (pos && sub->pos != pos)) {
-            return 0;
-        }
-        pos = sub->pos;
-    }
-    *position = pos ? pos->text : NULL;
-    return 1;
 }
 
 static void probe_done(void *baton, const psp_result_t *result, const psp_rows_t *rows)
@@ -530,11 +391,11 @@ static void read_on(psp_child_t *c)
     const char *params[4];
     char max[16], hops[16];
 
-    form_groups(c);
+    psp_groups_form(c, &f->groups);
     f->woken = 0;
     f->probed = 0;
     f->sent_at = c->now;
-    if (!f->ngroups) {
+    if (!f->groups.n) {
         f->gap = GAP_MAX;
         probe(c, NULL);
         return;
@@ -543,7 +404,7 @@ static void read_on(psp_child_t *c)
     apr_snprintf(max, sizeof max, "%d", page_size(c));
     apr_snprintf(hops, sizeof hops, "%d", psp_config_max_hops(c->config));
     params[0] = c->id;
-    params[1] = write_groups(f);
+    params[1] = psp_groups_write(&f->groups);
     params[2] = max;
     params[3] = hops;
     psp_session_send(c->db, "SELECT * FROM pubsubpull.notify_read($1, $2, $3, $4)", 4, params,
@@ -568,7 +429,7 @@ void psp_feed_step(psp_child_t *c)
         psp_child_want(c, when);
         return;
     }
-    if (!f->woken && !f->probed && one_place(c, &position)) {
+    if (!f->woken && !f->probed && psp_groups_place(c, &position)) {
         probe(c, position);
         return;
     }

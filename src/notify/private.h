@@ -12,6 +12,7 @@
  *   keys.c        PubSubPullKey -> the database
  *   lease.c       which subscriptions this child serves; their coming and going
  *   give.c        subscriptions that other servers should have
+ *   groups.c      which subscriptions are read for together
  *   feed.c        reads changes, for many subscriptions at once, and holds back when they pile up
  *   due.c         fetches parked deliveries whose time has come, probes receivers that are down
  *   event.c       events, lists of them, and the table of their keys
