@@ -101,7 +101,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   FROM (SELECT p.relation::oid UNION SELECT t.relid FROM pg_partition_tree(p.relation) t) r(relid)
   CROSS JOIN LATERAL unnest(CASE WHEN NOT p.row_level THEN '{insert,update,delete,truncate}' WHEN r.relid = p.relation THEN '{row,truncate}' ELSE '{row}' END::text[]) e(event)
   WHERE p.unpublished_at IS NULL AND pubsubpull.is_logged(p)
-    AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = r.relid AND g.tgenabled IN ('O', 'A') AND g.tgfoid = to_regprocedure(format('pubsubpull.log_%s_%s()', p.id, e.event)))
+    AND NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid -- all of one snapshot: it may be published anew at this moment
+                    WHERE g.tgrelid = r.relid AND g.tgenabled IN ('O', 'A') AND f.pronamespace = 'pubsubpull'::regnamespace AND f.proname = format('log_%s_%s', p.id, e.event))
 $$;
 COMMENT ON FUNCTION pubsubpull.silent(pubsubpull.published) IS 'Names of the published table, or those of its partitions, that lack a trigger or have one disabled; NULL: all is logged.';
 
