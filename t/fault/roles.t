@@ -239,5 +239,5 @@ $pg->psql([@names, '-f', repo("sql/$_.sql")], user => 'administrator', db => 'se
 is($pg->sql([user => 'Web', db => 'second'], q{SELECT status FROM pubsubpull.tables_get('http://h')}), 200, 'roles may have other names');
 ok(!eval { $pg->sql([user => 'pubsubpull_httpd', db => 'second'], q{SELECT pubsubpull.tables_get('http://h')}); 1 }, 'and those of another database have no rights there');
 
-$httpd->expect_log(qr/PSP0105|PSP041\d|PSP043\d|PSP03\d\d/);
+$httpd->expect_log(qr/PSP0105|PSP0464: .*permission denied|PSP041\d|PSP043\d|PSP03\d\d/);
 finish;
